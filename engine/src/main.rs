@@ -1,0 +1,2 @@
+//! The program `pgstrata`.
+fn main() {}

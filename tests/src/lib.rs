@@ -1,0 +1,1 @@
+//! Harness of real PostgreSQL servers.
