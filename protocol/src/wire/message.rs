@@ -149,9 +149,10 @@ impl BackendMessage {
     /// Decodes one whole frame: the tag, the length and exactly the body that the length announces.
     pub(super) fn decode(tag: u8, mut frame: BytesMut) -> Result<Self, BodyProblem> {
         match tag {
-            b'S' | b'K' | b'W' | b'D' | b'v' => decode_here(tag, &frame.freeze()),
+            // What is kept gets an allocation of its own size: a slice would hold on to the whole receive buffer.
+            b'S' | b'K' | b'W' | b'D' | b'v' => decode_here(tag, Bytes::copy_from_slice(body_of(&frame))),
             b'R' => {
-                let mut body = Body::new(Bytes::copy_from_slice(frame.get(5..).unwrap_or_default()));
+                let mut body = Body::new(Bytes::copy_from_slice(body_of(&frame)));
                 let code = body.i32("an authentication code")?;
                 match unsupported_method(code) {
                     Some(name) => Ok(Self::Authentication(AuthenticationRequest::Unsupported { code, name })),
@@ -163,8 +164,13 @@ impl BackendMessage {
     }
 }
 
-fn decode_here(tag: u8, frame: &Bytes) -> Result<BackendMessage, BodyProblem> {
-    let mut body = Body::new(frame.slice(5.min(frame.len())..));
+/// A frame without its tag and length.
+fn body_of(frame: &[u8]) -> &[u8] {
+    frame.get(5..).unwrap_or_default()
+}
+
+fn decode_here(tag: u8, body: Bytes) -> Result<BackendMessage, BodyProblem> {
+    let mut body = Body::new(body);
     let message = match tag {
         b'S' => BackendMessage::ParameterStatus {
             name: body.text("a parameter name")?,

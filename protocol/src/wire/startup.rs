@@ -51,8 +51,7 @@ impl StartupParameters {
     /// The (name, value) pairs in the order in which they are sent.
     pub(super) fn pairs(&self) -> Vec<(&str, &str)> {
         let mut pairs = vec![("user", self.user.as_str())];
-        // A server matches `replication` in pg_hba.conf by the next parameter; the name of the database here is
-        // what the stock tools send, and what connection poolers and .pgpass look for.
+        // A server ignores the database of a physical replication session; the stock tools send this name.
         let database = self.database.as_deref().or(self.replication.then_some("replication"));
         pairs.extend(database.map(|name| ("database", name)));
         if self.replication {
