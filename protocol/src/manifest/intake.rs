@@ -33,6 +33,8 @@ impl<R: Read> Intake<R> {
     }
 
     fn pass(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // The last byte may be the file's last line break, which ends no line before the last.
+        let Some((_, before_last)) = bytes.split_last() else { return Ok(()) };
         // Lines longer than the limit need not be searched for: only the line held over can have become too long,
         // and the caller reads no more than the limit at once.
         let first_line = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
@@ -43,8 +45,6 @@ impl<R: Read> Intake<R> {
         if self.held.len() + first_line > MAX_LINE {
             return Err(io::Error::new(io::ErrorKind::InvalidData, LineTooLong));
         }
-        // The last byte may be the file's last line break, which ends no line before the last.
-        let Some((_, before_last)) = bytes.split_last() else { return Ok(()) };
         match before_last.iter().rposition(|byte| *byte == b'\n') {
             Some(at) => {
                 self.hash.update(&self.held);
