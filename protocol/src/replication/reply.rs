@@ -238,3 +238,6 @@ impl QueryReply {
         if self.kept > self.limit { Err(ReplyError::TooLong { limit: self.limit }) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests;

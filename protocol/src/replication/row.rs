@@ -196,3 +196,6 @@ impl TimelineHistoryFile {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

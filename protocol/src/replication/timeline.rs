@@ -119,3 +119,6 @@ impl TimelineHistory {
         left_after.map_or(self.timeline, |switch| switch.timeline)
     }
 }
+
+#[cfg(test)]
+mod tests;

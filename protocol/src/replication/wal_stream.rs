@@ -281,3 +281,6 @@ impl StandbyStatus {
         frontend::copy_data(&self.to_bytes(), out)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -316,3 +316,6 @@ impl FrameDecoder {
         Err(error)
     }
 }
+
+#[cfg(test)]
+mod tests;

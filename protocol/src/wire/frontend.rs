@@ -149,3 +149,6 @@ fn appending(
         EncodeError::TooLong { what, found, most: i32::MAX as usize }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,9 @@ use super::startup::{Credentials, StartupParameters};
 /// The most bytes of reported settings that are kept; PostgreSQL 18 reports about fifteen short ones.
 const MAX_PARAMETER_BYTES: usize = 256 << 10;
 
+/// The bound that `postgres-protocol` and the JDBC driver have; PostgreSQL's default is 4096.
+const MAX_SCRAM_ITERATIONS: u64 = 100_000;
+
 /// A connection on its way to its first query.
 #[derive(Debug)]
 pub struct Handshake {
@@ -69,15 +72,28 @@ pub enum HandshakeError {
         /// What the server offers.
         offered: Vec<String>,
     },
-    /// A SCRAM exchange that went wrong.
+    /// A SCRAM challenge that cannot be answered.
+    #[error("SCRAM authentication failed: the server's challenge is malformed: {problem}")]
+    BadChallenge {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A SCRAM challenge that asks for more work than a client should do for a server that it does not know yet.
     #[error(
-        "SCRAM authentication failed at {step}: {problem}\n\
-         HINT: the server may not know the password, and so may not be the right one."
+        "SCRAM authentication failed: the server asks for {found} iterations, expected at most {MAX_SCRAM_ITERATIONS}\n\
+         HINT: lower scram_iterations on the server and set the role's password again."
     )]
-    Scram {
-        /// The message at which it went wrong.
-        step: &'static str,
-        /// What went wrong.
+    TooManyIterations {
+        /// What the server asks for.
+        found: u64,
+    },
+    /// A server that does not prove that it knows the password.
+    #[error(
+        "SCRAM authentication failed: the server did not prove that it knows the password: {problem}\n\
+         HINT: check that host and port belong to the right server and that nothing between poses as it."
+    )]
+    NotProven {
+        /// What is wrong with its proof.
         problem: String,
     },
     /// A message that has no place here.
@@ -180,7 +196,9 @@ impl Handshake {
                 State::AwaitSaslFinal { mut scram },
                 BackendMessage::Authentication(AuthenticationRequest::SaslFinal(data)),
             ) => {
-                scram.finish(&data).map_err(scram_failure("the server's proof"))?;
+                scram
+                    .finish(&data)
+                    .map_err(|error| HandshakeError::NotProven { problem: error.to_string() })?;
                 (State::AwaitOk, HandshakeStep::Continue)
             }
             (State::AwaitOk, BackendMessage::Authentication(AuthenticationRequest::Ok)) => {
@@ -266,12 +284,19 @@ fn answer(
 
 /// Answers the server's SCRAM challenge with the client's proof.
 fn prove(mut scram: Box<ScramSha256>, challenge: &[u8]) -> Result<(State, HandshakeStep), HandshakeError> {
-    scram.update(challenge).map_err(scram_failure("the server's challenge"))?;
+    if let Some(found) = iterations(challenge).filter(|found| *found > MAX_SCRAM_ITERATIONS) {
+        return Err(HandshakeError::TooManyIterations { found });
+    }
+    scram.update(challenge).map_err(|error| HandshakeError::BadChallenge { problem: error.to_string() })?;
     let mut out = BytesMut::new();
     frontend::sasl_response(scram.message(), &mut out)?;
     Ok((State::AwaitSaslFinal { scram }, HandshakeStep::Send(out)))
 }
 
-fn scram_failure(step: &'static str) -> impl Fn(std::io::Error) -> HandshakeError {
-    move |error| HandshakeError::Scram { step, problem: error.to_string() }
+/// The iteration count in a challenge `r=nonce,s=salt,i=count`, if there is one to read.
+fn iterations(challenge: &[u8]) -> Option<u64> {
+    std::str::from_utf8(challenge).ok()?.split(',').find_map(|part| part.strip_prefix("i="))?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;
