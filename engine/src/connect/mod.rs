@@ -1,1 +1,31 @@
-//! placeholder
+//! Connections to a server: settings as libpq resolves them, sockets, sessions.
+//!
+//! The only place that knows tokio-uring. [`Session`] speaks asynchronously in a [`ControlRuntime`];
+//! [`BulkStream`] takes a session's socket over for the one big copy and blocks; [`SqlClient`] blocks for SQL.
+
+mod bulk;
+mod conninfo;
+mod error;
+mod exchange;
+mod keyword;
+mod locale_encoding;
+mod login;
+mod passfile;
+mod runtime;
+mod session;
+mod settings;
+mod socket;
+mod sql;
+mod surroundings;
+mod transport;
+
+pub use bulk::{BulkReceive, BulkStream};
+pub use conninfo::ConninfoError;
+pub use error::{AttemptError, ConnectError, FailedAttempt, SessionError};
+pub use exchange::{CopyDirection, CopyEvent, NoticeSink, Reply};
+pub use runtime::{ControlRuntime, SocketDriver};
+pub use session::{Purpose, Session};
+pub use settings::{ConnectionSettings, GivenSettings, Password, SettingName, SettingsError};
+pub use socket::CancelHandle;
+pub use sql::{SqlClient, SqlConnectError};
+pub use surroundings::Surroundings;

@@ -1,0 +1,180 @@
+//! The table of connection keywords: where each takes its value from and which values are honoured.
+//!
+//! Names, environment variables, defaults and their order follow `PQconninfoOptions` of libpq
+//! (`src/interfaces/libpq/fe-connect.c`, releases 13 to 18). A keyword of libpq that asks for something this
+//! program cannot do yet is in the table too, so that it is refused by name and never mistaken or ignored.
+
+/// What a keyword's value must be.
+#[derive(Debug)]
+pub(super) enum Rule {
+    /// Read and acted upon.
+    Used,
+    /// Only these values describe what this program does; the others of libpq wait for `lack`.
+    Only { honoured: &'static [&'static str], later: &'static [&'static str], lack: Lack },
+    /// Any value but the keyword's default asks for `lack`.
+    Later(Lack),
+}
+
+/// What is missing for a refused keyword.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lack {
+    Tls,
+    Gss,
+    OAuth,
+    ServiceFile,
+    SeveralHosts,
+    PeerCheck,
+    AuthenticationChoice,
+    ScramKeys,
+    NewerProtocol,
+    LogicalReplication,
+}
+
+impl Lack {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "TLS is not supported yet",
+            Self::Gss => "GSSAPI is not supported",
+            Self::OAuth => "OAuth is not supported",
+            Self::ServiceFile => "connection service files are not supported yet",
+            Self::SeveralHosts => "choosing among several servers is not supported yet",
+            Self::PeerCheck => "checking the server's operating system user is not supported yet",
+            Self::AuthenticationChoice => "restricting the authentication method is not supported yet",
+            Self::ScramKeys => "SCRAM keys in place of a password are not supported",
+            Self::NewerProtocol => "only protocol version 3.0 is spoken",
+            Self::LogicalReplication => "only physical replication connections are made",
+        }
+    }
+
+    pub(super) fn hint(self) -> &'static str {
+        match self {
+            Self::Tls => {
+                "connect through a Unix socket, or set sslmode=prefer where the network itself is trusted."
+            }
+            Self::ServiceFile => "put the settings of the service into the connection string.",
+            Self::SeveralHosts => "name the one server that the backup is to be taken from.",
+            Self::Gss
+            | Self::OAuth
+            | Self::PeerCheck
+            | Self::AuthenticationChoice
+            | Self::ScramKeys
+            | Self::NewerProtocol
+            | Self::LogicalReplication => "remove the setting.",
+        }
+    }
+}
+
+/// One keyword.
+#[derive(Debug)]
+pub(super) struct Keyword {
+    pub(super) name: &'static str,
+    pub(super) variable: Option<&'static str>,
+    /// What libpq has compiled in and reports as the connection's value.
+    pub(super) default: Option<&'static str>,
+    pub(super) rule: Rule,
+}
+
+const fn used(name: &'static str, variable: Option<&'static str>, default: Option<&'static str>) -> Keyword {
+    Keyword { name, variable, default, rule: Rule::Used }
+}
+
+const fn only(
+    name: &'static str,
+    variable: Option<&'static str>,
+    default: Option<&'static str>,
+    honoured: &'static [&'static str],
+    later: &'static [&'static str],
+    lack: Lack,
+) -> Keyword {
+    Keyword { name, variable, default, rule: Rule::Only { honoured, later, lack } }
+}
+
+const fn later(name: &'static str, variable: Option<&'static str>, lack: Lack) -> Keyword {
+    Keyword { name, variable, default: None, rule: Rule::Later(lack) }
+}
+
+const TLS_VERSIONS: &[&str] = &["TLSv1", "TLSv1.1", "TLSv1.3"];
+
+/// Every keyword, in the order in which libpq lists them, which is the order in `primary_conninfo`.
+///
+/// Defaults are those that every release from 13 on knows: a string written for one of them is read by all.
+#[rustfmt::skip]
+pub(super) static KEYWORDS: &[Keyword] = &[
+    later("service", Some("PGSERVICE"), Lack::ServiceFile),
+    later("servicefile", None, Lack::ServiceFile),
+    used("user", Some("PGUSER"), None),
+    used("password", Some("PGPASSWORD"), None),
+    used("passfile", Some("PGPASSFILE"), None),
+    only("channel_binding", Some("PGCHANNELBINDING"), Some("prefer"), &["disable", "prefer"], &["require"], Lack::Tls),
+    used("connect_timeout", Some("PGCONNECT_TIMEOUT"), None),
+    used("dbname", Some("PGDATABASE"), None),
+    used("host", Some("PGHOST"), None),
+    used("hostaddr", Some("PGHOSTADDR"), None),
+    used("port", Some("PGPORT"), Some("5432")),
+    used("client_encoding", Some("PGCLIENTENCODING"), None),
+    used("options", Some("PGOPTIONS"), None),
+    used("application_name", Some("PGAPPNAME"), None),
+    used("fallback_application_name", None, None),
+    used("keepalives", None, None),
+    used("keepalives_idle", None, None),
+    used("keepalives_interval", None, None),
+    used("keepalives_count", None, None),
+    used("tcp_user_timeout", None, None),
+    only("sslmode", Some("PGSSLMODE"), Some("prefer"), &["disable", "allow", "prefer"], &["require", "verify-ca", "verify-full"], Lack::Tls),
+    only("sslnegotiation", Some("PGSSLNEGOTIATION"), None, &["postgres"], &["direct"], Lack::Tls),
+    only("sslcompression", Some("PGSSLCOMPRESSION"), Some("0"), &["0"], &["1"], Lack::Tls),
+    later("sslcert", Some("PGSSLCERT"), Lack::Tls),
+    later("sslkey", Some("PGSSLKEY"), Lack::Tls),
+    only("sslcertmode", Some("PGSSLCERTMODE"), None, &["disable", "allow"], &["require"], Lack::Tls),
+    later("sslpassword", None, Lack::Tls),
+    later("sslrootcert", Some("PGSSLROOTCERT"), Lack::Tls),
+    later("sslcrl", Some("PGSSLCRL"), Lack::Tls),
+    later("sslcrldir", Some("PGSSLCRLDIR"), Lack::Tls),
+    only("sslsni", Some("PGSSLSNI"), None, &["0", "1"], &[], Lack::Tls),
+    later("sslkeylogfile", None, Lack::Tls),
+    later("requirepeer", Some("PGREQUIREPEER"), Lack::PeerCheck),
+    later("require_auth", Some("PGREQUIREAUTH"), Lack::AuthenticationChoice),
+    only("min_protocol_version", Some("PGMINPROTOCOLVERSION"), None, &["3.0"], &["3.2", "latest"], Lack::NewerProtocol),
+    only("max_protocol_version", Some("PGMAXPROTOCOLVERSION"), None, &["3.0", "3.2", "latest"], &[], Lack::NewerProtocol),
+    only("ssl_min_protocol_version", Some("PGSSLMINPROTOCOLVERSION"), Some("TLSv1.2"), &["TLSv1.2"], TLS_VERSIONS, Lack::Tls),
+    only("ssl_max_protocol_version", Some("PGSSLMAXPROTOCOLVERSION"), None, &[], &["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"], Lack::Tls),
+    only("gssencmode", Some("PGGSSENCMODE"), Some("prefer"), &["disable", "prefer"], &["require"], Lack::Gss),
+    Keyword { name: "krbsrvname", variable: Some("PGKRBSRVNAME"), default: Some("postgres"), rule: Rule::Later(Lack::Gss) },
+    only("gsslib", Some("PGGSSLIB"), None, &["gssapi"], &["sspi"], Lack::Gss),
+    only("gssdelegation", Some("PGGSSDELEGATION"), None, &["0"], &["1"], Lack::Gss),
+    only("replication", None, None, &["true", "on", "yes", "1"], &["database", "false", "off", "no", "0"], Lack::LogicalReplication),
+    only("target_session_attrs", Some("PGTARGETSESSIONATTRS"), Some("any"), &["any"], &["read-write", "read-only", "primary", "standby", "prefer-standby"], Lack::SeveralHosts),
+    only("load_balance_hosts", Some("PGLOADBALANCEHOSTS"), None, &["disable"], &["random"], Lack::SeveralHosts),
+    later("scram_client_key", None, Lack::ScramKeys),
+    later("scram_server_key", None, Lack::ScramKeys),
+    later("oauth_issuer", None, Lack::OAuth),
+    later("oauth_client_id", None, Lack::OAuth),
+    later("oauth_client_secret", None, Lack::OAuth),
+    later("oauth_scope", None, Lack::OAuth),
+];
+
+/// The keyword of that name, exactly as written.
+pub(super) fn find(name: &str) -> Option<&'static Keyword> {
+    KEYWORDS.iter().find(|keyword| keyword.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_and_variable_once_and_each_default_honoured() {
+        for (at, keyword) in KEYWORDS.iter().enumerate() {
+            let others = &KEYWORDS[at + 1..];
+            assert!(others.iter().all(|other| other.name != keyword.name), "{}", keyword.name);
+            assert!(
+                keyword.variable.is_none() || others.iter().all(|other| other.variable != keyword.variable),
+                "{}",
+                keyword.name
+            );
+            if let (Rule::Only { honoured, .. }, Some(default)) = (&keyword.rule, keyword.default) {
+                assert!(honoured.contains(&default), "{}", keyword.name);
+            }
+        }
+    }
+}

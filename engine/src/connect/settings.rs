@@ -1,0 +1,550 @@
+//! Connection settings, resolved the way libpq resolves them and checked once.
+//!
+//! Order of precedence: flags, then the connection string, then `PG…` environment variables, then defaults, as
+//! `GetConnection` of pg_basebackup's `streamutil.c` has it. An empty value counts as not given.
+//! A setting that asks for something this program cannot do is refused by name, wherever it came from.
+//! Resolving performs no I/O.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::conninfo::{self, ConninfoError};
+use super::keyword::{self, KEYWORDS, Keyword, Lack, Rule};
+use super::locale_encoding::encoding_of_locale;
+use super::passfile::Wanted;
+use super::surroundings::Surroundings;
+
+/// Longest path of a Unix socket: `sun_path` of `sys/un.h` less its terminator.
+const LONGEST_SOCKET_PATH: usize = 107;
+
+/// What the user gave, before the environment and the defaults.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct GivenSettings<'a> {
+    /// `-d`: keywords and values, or a URI.
+    pub conninfo: Option<&'a str>,
+    /// `-h`.
+    pub host: Option<&'a str>,
+    /// `-p`.
+    pub port: Option<&'a str>,
+    /// `-U`.
+    pub user: Option<&'a str>,
+    /// The database for SQL connections.
+    pub database: Option<&'a str>,
+    /// The program's name, for servers' logs and views when no application name is given.
+    pub program: Option<&'a str>,
+}
+
+/// Where a setting came from, for messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Origin {
+    Given,
+    Variable(&'static str),
+    Default,
+}
+
+/// A setting's name as its user wrote it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SettingName {
+    keyword: &'static str,
+    variable: Option<&'static str>,
+}
+
+impl fmt::Display for SettingName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.variable {
+            None => f.write_str(self.keyword),
+            Some(variable) => write!(f, "{} (from the environment variable {variable})", self.keyword),
+        }
+    }
+}
+
+/// Settings that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// The connection string cannot be read.
+    #[error(transparent)]
+    Conninfo(#[from] ConninfoError),
+    /// A setting that this program does not support.
+    #[error("{name}={value}: {reason}\nHINT: {hint}")]
+    Unsupported {
+        /// The setting.
+        name: SettingName,
+        /// Its value.
+        value: String,
+        /// What is missing.
+        reason: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A value that libpq does not take either.
+    #[error("invalid {name} value: \"{value}\"")]
+    Invalid {
+        /// The setting.
+        name: SettingName,
+        /// Its value.
+        value: String,
+    },
+    /// Not a whole number.
+    #[error("invalid integer value \"{value}\" for connection option \"{name}\"")]
+    NotInteger {
+        /// The setting.
+        name: SettingName,
+        /// Its value.
+        value: String,
+    },
+    /// A port outside of 1 to 65535.
+    #[error("invalid port number: \"{0}\"")]
+    Port(String),
+    /// `hostaddr` that is no address.
+    #[error(
+        "could not parse network address \"{0}\"\nHINT: hostaddr takes an IP address; use host for a name."
+    )]
+    Address(String),
+    /// A socket path that the operating system cannot take.
+    #[error(
+        "Unix-domain socket path \"{path}\" is too long (maximum {LONGEST_SOCKET_PATH} bytes)\n\
+         HINT: give the server a shorter directory in unix_socket_directories, or connect over TCP."
+    )]
+    SocketPath {
+        /// The path.
+        path: String,
+    },
+    /// An environment variable that is no text.
+    #[error("the environment variable {0} is not valid UTF-8")]
+    NotUtf8(&'static str),
+    /// A value that would end the string it is sent in.
+    #[error("the value of {0} contains a zero byte")]
+    ZeroByte(SettingName),
+    /// No user name given, and none known to the operating system.
+    #[error("no user name is known\nHINT: give one with -U, user= or PGUSER.")]
+    NoUser,
+    /// `client_encoding=auto` in a locale whose encoding has no name here.
+    #[error(
+        "client_encoding=auto: the locale's encoding \"{0}\" is not known\n\
+         HINT: name the encoding, for example client_encoding=UTF8."
+    )]
+    LocaleEncoding(String),
+}
+
+/// A password, which no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// What to connect to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Target {
+    /// A socket in a folder, or in the abstract namespace (a leading `@`).
+    Unix { directory: PathBuf },
+    /// A name or an address; `address` overrides where the name resolves to.
+    Tcp { host: String, address: Option<String> },
+}
+
+/// TCP keepalive, zero and absent meaning the system's own values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Keepalive {
+    pub(super) enabled: bool,
+    pub(super) idle: Option<Duration>,
+    pub(super) interval: Option<Duration>,
+    pub(super) count: Option<u32>,
+}
+
+/// Checked settings of a connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionSettings {
+    pub(super) target: Target,
+    pub(super) port: u16,
+    pub(super) user: String,
+    pub(super) password: Option<Password>,
+    /// Given, or `~/.pgpass`.
+    passfile: Option<PathBuf>,
+    passfile_given: bool,
+    database: Option<String>,
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) keepalive: Keepalive,
+    pub(super) tcp_user_timeout: Option<Duration>,
+    /// Further parameters of the startup message, in order.
+    parameters: Vec<(&'static str, String)>,
+    /// The default socket folder, which `.pgpass` calls `localhost`.
+    socket_directory: PathBuf,
+    /// For `primary_conninfo`: every keyword's value but the password's, passfile's and database's.
+    values: Vec<(&'static str, String)>,
+}
+
+/// The values of all keywords, by their place in [`KEYWORDS`].
+struct Values(Vec<Option<(String, Origin)>>);
+
+impl Values {
+    fn set(&mut self, keyword: &Keyword, value: &str, origin: Origin) {
+        let at = KEYWORDS.iter().position(|known| known.name == keyword.name).expect("from the table");
+        // Empty is as good as absent: pg_basebackup drops it, and libpq's own uses treat it so.
+        self.0[at] = (!value.is_empty()).then(|| (value.to_owned(), origin));
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&'static Keyword, &str, Origin)> {
+        let values = KEYWORDS.iter().zip(&self.0);
+        values.filter_map(|(keyword, value)| {
+            value.as_ref().map(|(value, origin)| (keyword, value.as_str(), *origin))
+        })
+    }
+
+    fn get(&self, name: &str) -> Option<(&str, SettingName)> {
+        self.iter()
+            .find(|(keyword, ..)| keyword.name == name)
+            .map(|(keyword, value, origin)| (value, setting_name(keyword, origin)))
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.get(name).map(|(value, _)| value.to_owned())
+    }
+
+    /// As `pqParseIntParam` reads numbers: white space around, a sign, 32 bits.
+    fn integer(&self, name: &str) -> Result<Option<i32>, SettingsError> {
+        let Some((value, name)) = self.get(name) else { return Ok(None) };
+        let number = value.trim_ascii().parse();
+        number.map(Some).map_err(|_| SettingsError::NotInteger { name, value: value.to_owned() })
+    }
+
+    fn seconds(&self, name: &str) -> Result<Option<Duration>, SettingsError> {
+        let positive = self.integer(name)?.and_then(|number| u64::try_from(number).ok()).filter(|n| *n > 0);
+        Ok(positive.map(Duration::from_secs))
+    }
+}
+
+fn setting_name(keyword: &Keyword, origin: Origin) -> SettingName {
+    let variable = match origin {
+        Origin::Variable(variable) => Some(variable),
+        Origin::Given | Origin::Default => None,
+    };
+    SettingName { keyword: keyword.name, variable }
+}
+
+impl ConnectionSettings {
+    /// Resolves what was given against its surroundings.
+    ///
+    /// # Errors
+    /// [`SettingsError`] where a setting is malformed, unknown to libpq, or not supported here.
+    pub fn resolve(given: &GivenSettings<'_>, around: &Surroundings<'_>) -> Result<Self, SettingsError> {
+        let values = gather(given, around)?;
+        let target = target_of(&values, around)?;
+        for (keyword, value, origin) in values.iter() {
+            check(keyword, value, origin, &target)?;
+        }
+        let port = port_of(&values)?;
+        if let Target::Unix { directory } = &target {
+            let path = socket_path(directory, port);
+            if path.as_os_str().len() > LONGEST_SOCKET_PATH {
+                return Err(SettingsError::SocketPath { path: path.display().to_string() });
+            }
+        }
+        let user = values.text("user").or_else(|| around.os_user.clone()).ok_or(SettingsError::NoUser)?;
+        let kept = |keyword: &Keyword| {
+            !matches!(
+                keyword.name,
+                "password" | "passfile" | "dbname" | "replication" | "fallback_application_name" | "user"
+            )
+        };
+        let mut written = vec![("user", user.clone())];
+        written.extend(
+            values
+                .iter()
+                .filter(|(keyword, ..)| kept(keyword))
+                .map(|(keyword, value, _)| (keyword.name, value.to_owned())),
+        );
+        let parameters = parameters(&values, given, around, &mut written)?;
+        let home_passfile = around.home.as_ref().map(|home| home.join(".pgpass"));
+        Ok(Self {
+            target,
+            port,
+            user,
+            password: values.text("password").map(Password),
+            passfile_given: values.get("passfile").is_some(),
+            passfile: values.text("passfile").map(PathBuf::from).or(home_passfile),
+            database: values.text("dbname"),
+            connect_timeout: values.seconds("connect_timeout")?,
+            keepalive: Keepalive {
+                enabled: values.integer("keepalives")?.is_none_or(|number| number != 0),
+                idle: values.seconds("keepalives_idle")?,
+                interval: values.seconds("keepalives_interval")?,
+                count: values
+                    .integer("keepalives_count")?
+                    .and_then(|number| u32::try_from(number).ok())
+                    .filter(|number| *number > 0),
+            },
+            tcp_user_timeout: values
+                .integer("tcp_user_timeout")?
+                .and_then(|number| u64::try_from(number).ok())
+                .filter(|number| *number > 0)
+                .map(Duration::from_millis),
+            parameters,
+            socket_directory: around.socket_directory.clone(),
+            values: written,
+        })
+    }
+
+    /// The same settings with this password, as asked from a terminal.
+    #[must_use]
+    pub fn with_password(mut self, password: String) -> Self {
+        self.password = Some(Password::new(password));
+        self
+    }
+
+    /// The same settings for another database. Replication connections name no database.
+    #[must_use]
+    pub fn with_database(mut self, database: &str) -> Self {
+        self.database = Some(database.to_owned());
+        self
+    }
+
+    /// The user name the server is asked for.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The port, which is part of the name of a Unix socket too.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder of the Unix socket, the host name, or the address in lack of a name.
+    #[must_use]
+    pub fn host(&self) -> String {
+        match &self.target {
+            Target::Unix { directory } => directory.display().to_string(),
+            Target::Tcp { host, address } => match address {
+                Some(address) if host.is_empty() => address.clone(),
+                _ => host.clone(),
+            },
+        }
+    }
+
+    /// Whether a password was given: by setting, variable or [`Self::with_password`], not by password file.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.password.is_some()
+    }
+
+    /// The path of the Unix socket, for one.
+    #[must_use]
+    pub fn unix_socket(&self) -> Option<PathBuf> {
+        match &self.target {
+            Target::Unix { directory } => Some(socket_path(directory, self.port)),
+            Target::Tcp { .. } => None,
+        }
+    }
+
+    /// The connection string that `-R` writes as `primary_conninfo`, not yet quoted for a configuration file.
+    ///
+    /// All settings but `replication`, `dbname` and `fallback_application_name`, defaults included, as
+    /// `GenerateRecoveryConfig` (`src/fe_utils/recovery_gen.c`) has it; the password in clear if one was given,
+    /// else the password file; `dbname` last, where one was given.
+    #[must_use]
+    pub fn primary_conninfo(&self) -> String {
+        let mut text = String::new();
+        for (at, (name, value)) in self.values.iter().enumerate() {
+            conninfo::append_pair(&mut text, name, value);
+            if at > 0 {
+                continue;
+            }
+            // "user" comes first, and these next.
+            if let Some(password) = self.password.as_ref().filter(|password| !password.0.is_empty()) {
+                conninfo::append_pair(&mut text, "password", password.reveal());
+            }
+            let passfile = self.passfile.as_deref().and_then(Path::to_str);
+            if let Some(passfile) = passfile.filter(|_| self.passfile_given || self.password.is_none()) {
+                conninfo::append_pair(&mut text, "passfile", passfile);
+            }
+        }
+        if let Some(database) = &self.database {
+            conninfo::append_pair(&mut text, "dbname", database);
+        }
+        text
+    }
+
+    /// The database of a SQL connection.
+    pub(super) fn sql_database(&self) -> &str {
+        self.database.as_deref().unwrap_or(&self.user)
+    }
+
+    /// Startup parameters besides `user`, `database` and `replication`.
+    pub(super) fn parameters(&self) -> &[(&'static str, String)] {
+        &self.parameters
+    }
+
+    /// The password file to ask where no password was given.
+    pub(super) fn passfile(&self) -> Option<&Path> {
+        self.passfile.as_deref().filter(|_| self.password.is_none())
+    }
+
+    /// Asks `look` with what a password file is searched for.
+    pub(super) fn with_wanted<T>(&self, database: &str, look: impl FnOnce(Wanted<'_>) -> T) -> T {
+        let host = match &self.target {
+            Target::Unix { directory } if *directory == self.socket_directory => "localhost".to_owned(),
+            Target::Unix { .. } | Target::Tcp { .. } => self.host(),
+        };
+        look(Wanted { host: &host, port: &self.port.to_string(), database, user: &self.user })
+    }
+}
+
+/// `DIR/.s.PGSQL.PORT` (`UNIXSOCK_PATH`, `libpq/pqcomm.h`).
+fn socket_path(directory: &Path, port: u16) -> PathBuf {
+    directory.join(format!(".s.PGSQL.{port}"))
+}
+
+fn gather(given: &GivenSettings<'_>, around: &Surroundings<'_>) -> Result<Values, SettingsError> {
+    let mut values = Values(KEYWORDS.iter().map(|_| None).collect());
+    for (keyword, value) in conninfo::parse(given.conninfo.unwrap_or_default())? {
+        values.set(keyword, &value, Origin::Given);
+    }
+    let flags =
+        [("host", given.host), ("port", given.port), ("user", given.user), ("dbname", given.database)];
+    for (name, value) in flags {
+        if let (Some(keyword), Some(value)) = (keyword::find(name), value.filter(|value| !value.is_empty())) {
+            values.set(keyword, value, Origin::Given);
+        }
+    }
+    for (at, keyword) in KEYWORDS.iter().enumerate() {
+        if values.0[at].is_some() {
+            continue;
+        }
+        if let Some((variable, value)) = variable_of(keyword, around)? {
+            values.set(keyword, &value, Origin::Variable(variable));
+        }
+        if let (None, Some(default)) = (&values.0[at], keyword.default) {
+            values.set(keyword, default, Origin::Default);
+        }
+    }
+    for (keyword, value, origin) in values.iter() {
+        if value.contains('\0') {
+            return Err(SettingsError::ZeroByte(setting_name(keyword, origin)));
+        }
+    }
+    Ok(values)
+}
+
+fn variable_of(
+    keyword: &Keyword,
+    around: &Surroundings<'_>,
+) -> Result<Option<(&'static str, String)>, SettingsError> {
+    let Some(variable) = keyword.variable else { return Ok(None) };
+    if let Some(value) = (around.variable)(variable) {
+        let value = value.into_string().map_err(|_| SettingsError::NotUtf8(variable))?;
+        return Ok(Some((variable, value)));
+    }
+    // The one old variable that libpq still heeds.
+    let required = |value: &OsStr| value.as_encoded_bytes().starts_with(b"1");
+    if keyword.name == "sslmode" && (around.variable)("PGREQUIRESSL").is_some_and(|value| required(&value)) {
+        return Ok(Some(("PGREQUIRESSL", "require".to_owned())));
+    }
+    Ok(None)
+}
+
+fn check(keyword: &Keyword, value: &str, origin: Origin, target: &Target) -> Result<(), SettingsError> {
+    let name = setting_name(keyword, origin);
+    let refuse = |lack: Lack| {
+        // libpq makes no TLS on a Unix socket whatever the settings say, and documents it.
+        if lack == Lack::Tls && matches!(target, Target::Unix { .. }) && keyword.name != "channel_binding" {
+            return Ok(());
+        }
+        let hidden = matches!(
+            keyword.name,
+            "sslpassword" | "scram_client_key" | "scram_server_key" | "oauth_client_secret"
+        );
+        let value = if hidden { "(hidden)" } else { value }.to_owned();
+        Err(SettingsError::Unsupported { name, value, reason: lack.name(), hint: lack.hint() })
+    };
+    match keyword.rule {
+        Rule::Used => Ok(()),
+        Rule::Later(_) if keyword.default == Some(value) => Ok(()),
+        Rule::Later(lack) => refuse(lack),
+        Rule::Only { honoured, .. } if honoured.contains(&value) => Ok(()),
+        Rule::Only { later, lack, .. } if later.contains(&value) => refuse(lack),
+        Rule::Only { .. } => Err(SettingsError::Invalid { name, value: value.to_owned() }),
+    }
+}
+
+fn target_of(values: &Values, around: &Surroundings<'_>) -> Result<Target, SettingsError> {
+    for name in ["host", "hostaddr", "port"] {
+        if let Some((value, name)) = values.get(name).filter(|(value, _)| value.contains(',')) {
+            let (reason, hint) = (Lack::SeveralHosts.name(), Lack::SeveralHosts.hint());
+            return Err(SettingsError::Unsupported { name, value: value.to_owned(), reason, hint });
+        }
+    }
+    let host = values.text("host");
+    if let Some((address, _)) = values.get("hostaddr") {
+        // A link-local address may carry its interface: fe80::1%eth0.
+        let number = address.split_once('%').map_or(address, |(number, _)| number);
+        if number.parse::<IpAddr>().is_err() {
+            return Err(SettingsError::Address(address.to_owned()));
+        }
+        return Ok(Target::Tcp { host: host.unwrap_or_default(), address: Some(address.to_owned()) });
+    }
+    Ok(match host {
+        None => Target::Unix { directory: around.socket_directory.clone() },
+        // `is_unixsock_path` of pqcomm.h: a path, or a name in the abstract namespace.
+        Some(host) if host.starts_with(['/', '@']) => Target::Unix { directory: PathBuf::from(host) },
+        Some(host) => Target::Tcp { host, address: None },
+    })
+}
+
+fn port_of(values: &Values) -> Result<u16, SettingsError> {
+    let number = values.integer("port")?.unwrap_or_default();
+    u16::try_from(number)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| SettingsError::Port(values.text("port").unwrap_or_default()))
+}
+
+/// The startup message's further parameters (`build_startup_packet`, `fe-protocol3.c`).
+fn parameters(
+    values: &Values,
+    given: &GivenSettings<'_>,
+    around: &Surroundings<'_>,
+    written: &mut [(&'static str, String)],
+) -> Result<Vec<(&'static str, String)>, SettingsError> {
+    let mut parameters = Vec::new();
+    let application = values
+        .text("application_name")
+        .or_else(|| values.text("fallback_application_name"))
+        .or_else(|| given.program.filter(|program| !program.is_empty()).map(str::to_owned));
+    parameters.extend(application.map(|name| ("application_name", name)));
+    if let Some(mut encoding) = values.text("client_encoding") {
+        if encoding == "auto" {
+            encoding = encoding_of_locale(around.variable).map_err(SettingsError::LocaleEncoding)?.to_owned();
+            for (_, value) in written.iter_mut().filter(|(name, _)| *name == "client_encoding") {
+                value.clone_from(&encoding);
+            }
+        }
+        parameters.push(("client_encoding", encoding));
+    }
+    parameters.extend(values.text("options").map(|options| ("options", options)));
+    for (variable, parameter) in [("PGDATESTYLE", "datestyle"), ("PGTZ", "timezone"), ("PGGEQO", "geqo")] {
+        let Some(value) = (around.variable)(variable) else { continue };
+        let value = value.into_string().map_err(|_| SettingsError::NotUtf8(variable))?;
+        if !value.eq_ignore_ascii_case("default") {
+            parameters.push((parameter, value));
+        }
+    }
+    Ok(parameters)
+}
