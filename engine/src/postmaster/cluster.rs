@@ -111,9 +111,9 @@ impl Cluster {
         if dir.as_os_str().len() + "/.s.PGSQL.65535.lock".len() <= SOCKET_PATH_MAX {
             self.run_as.reach(&dir)?;
             if dir.is_dir() {
-                self.run_as.own(&dir)?
+                self.run_as.own(&dir)?;
             } else {
-                self.run_as.create_dir(&dir)?
+                self.run_as.create_dir(&dir)?;
             }
             self.run_dir = Arc::new(RunDir::Callers(dir));
         }
@@ -138,7 +138,7 @@ impl Cluster {
         settings: &[(&str, &str)],
         limit: Duration,
     ) -> Result<Server, PostmasterError> {
-        Server::start(self.clone(), settings, None, limit)
+        Server::start(self, settings, None, limit)
     }
 
     /// As [`start`](Self::start), on a given port, as after a restart.
@@ -146,7 +146,7 @@ impl Cluster {
     /// # Errors
     /// As [`start`](Self::start); also where the port is taken.
     pub fn start_on(&self, port: u16, settings: &[(&str, &str)]) -> Result<Server, PostmasterError> {
-        Server::start(self.clone(), settings, Some(port), READY_WITHIN)
+        Server::start(self, settings, Some(port), READY_WITHIN)
     }
 
     /// The data directory, absolute.

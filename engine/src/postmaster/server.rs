@@ -76,7 +76,7 @@ pub struct Server {
 
 impl Server {
     pub(super) fn start(
-        cluster: Cluster,
+        cluster: &Cluster,
         settings: &[(&str, &str)],
         port: Option<u16>,
         limit: Duration,
@@ -86,7 +86,7 @@ impl Server {
             let log_start = fs::metadata(cluster.log_path()).map_or(0, |meta| meta.len());
             let reserved = ReservedPort::new(port.unwrap_or(0))
                 .map_err(PostmasterError::io("reserve a port for", &cluster.data_dir))?;
-            let mut server = Self::spawn(&cluster, settings, reserved.number())?;
+            let mut server = Self::spawn(cluster, settings, reserved.number())?;
             match server.wait_until_ready(limit) {
                 Err(PostmasterError::Died { .. })
                     if attempt < PORT_ATTEMPTS
