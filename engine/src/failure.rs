@@ -39,7 +39,9 @@ pub enum Failure {
         error: SessionError,
     },
     /// What the server sent is not what the protocol allows.
-    #[error("{context}: {error}\nHINT: the stream from the server is damaged or hostile; check the network path and the server, then take the backup again.")]
+    #[error(
+        "{context}: {error}\nHINT: the stream from the server is damaged or hostile; check the network path and the server, then take the backup again."
+    )]
     Stream {
         /// Which part of the stream.
         context: String,
@@ -53,7 +55,9 @@ pub enum Failure {
     #[error("checksum error occurred")]
     ServerChecksum,
     /// The WAL receiver ended before its time.
-    #[error("WAL streaming ended too early: {0}\nHINT: the backup cannot be recovered without that WAL; mend the cause and take it again.")]
+    #[error(
+        "WAL streaming ended too early: {0}\nHINT: the backup cannot be recovered without that WAL; mend the cause and take it again."
+    )]
     Wal(String),
 }
 

@@ -127,15 +127,14 @@ fn sync_parent(path: &Path) -> Result<(), Failure> {
 
 fn sync_folders(folders: &[PathBuf]) -> Result<(), Failure> {
     let next = AtomicUsize::new(0);
-    let sync = || {
+    let sync = || -> Result<(), Failure> {
         while let Some(folder) = folders.get(next.fetch_add(1, Ordering::Relaxed)) {
             sync_folder(folder)?;
         }
         Ok(())
     };
     thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..SYNC_THREADS.min(folders.len())).map(|_| scope.spawn(sync)).collect();
+        let threads: Vec<_> = (0..SYNC_THREADS.min(folders.len())).map(|_| scope.spawn(sync)).collect();
         for thread in threads {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }

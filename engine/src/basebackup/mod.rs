@@ -16,6 +16,7 @@ mod report;
 mod run;
 mod target;
 
+pub use crate::pipeline::LimitedBy;
 pub use config::{BaseBackupConfig, Destination, Resources, SlotChoice, WalMethod};
 pub use progress::{Observer, Phase, Progress};
 pub use report::{Phases, Report, process_usage};

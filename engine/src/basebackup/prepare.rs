@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use pgstrata_protocol::ServerVersion;
 use pgstrata_protocol::names::WalSegmentSize;
-use pgstrata_protocol::replication::{IdentifySystem, TablespaceRow, identify_system, show, show_value};
+use pgstrata_protocol::replication::command::{identify_system, show};
+use pgstrata_protocol::replication::{IdentifySystem, TablespaceRow, show_value};
 
 use super::config::{BaseBackupConfig, Destination};
 use super::target::Claims;
@@ -45,12 +46,18 @@ impl ServerFacts {
         let system = results
             .first()
             .ok_or_else(|| Failure::stream("IDENTIFY_SYSTEM", &"no result"))
-            .and_then(|result| IdentifySystem::from_result(result).map_err(|error| Failure::stream("IDENTIFY_SYSTEM", &error)))?;
+            .and_then(|result| {
+                IdentifySystem::from_result(result)
+                    .map_err(|error| Failure::stream("IDENTIFY_SYSTEM", &error))
+            })?;
         let mode = setting(session, "data_directory_mode").await?;
-        let folder_mode = u32::from_str_radix(&mode, 8)
-            .ok()
-            .filter(|mode| mode & !0o777 == 0)
-            .ok_or_else(|| Failure::stream("SHOW data_directory_mode", &format!("found {mode:?}, expected an octal mode")))?;
+        let folder_mode =
+            u32::from_str_radix(&mode, 8).ok().filter(|mode| mode & !0o777 == 0).ok_or_else(|| {
+                Failure::stream(
+                    "SHOW data_directory_mode",
+                    &format!("found {mode:?}, expected an octal mode"),
+                )
+            })?;
         let segment_size: WalSegmentSize = setting(session, "wal_segment_size")
             .await?
             .parse()
@@ -92,10 +99,9 @@ pub(super) async fn query(
 async fn setting(session: &mut Session, name: &str) -> Result<String, Failure> {
     let command = show(name).map_err(|error| Failure::stream("SHOW", &error))?;
     let results = query(session, &format!("read the setting {name}"), &command).await?;
-    results
-        .first()
-        .ok_or_else(|| Failure::stream(format!("SHOW {name}"), &"no result"))
-        .and_then(|result| show_value(result).map_err(|error| Failure::stream(format!("SHOW {name}"), &error)))
+    results.first().ok_or_else(|| Failure::stream(format!("SHOW {name}"), &"no result")).and_then(|result| {
+        show_value(result).map_err(|error| Failure::stream(format!("SHOW {name}"), &error))
+    })
 }
 
 /// Folders of a plain backup, claimed and made.

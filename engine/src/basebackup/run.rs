@@ -109,6 +109,7 @@ struct Begun {
 /// The disk back end of the run.
 struct Io {
     mode: IoMode,
+    alignment: usize,
     reason: String,
 }
 
@@ -124,14 +125,15 @@ const WAL_ARCHIVE: &str = "pg_wal.tar";
 impl Run<'_> {
     fn run(&self, claims: &mut Claims) -> Result<Report, Failure> {
         let config = self.config;
-        let runtime = ControlRuntime::new().map_err(|error| Failure::disk("start the runtime of", "sockets", error))?;
+        let runtime =
+            ControlRuntime::new().map_err(|error| Failure::disk("start the runtime of", "sockets", error))?;
         let (session, facts) = self.wait(&runtime, self.open_session())?;
         self.note(format_args!("connected to PostgreSQL {}", facts.version_text));
         if let Some(path) = config.destination.path() {
             claims.claim(path, facts.folder_mode)?;
         }
         let io = self.probe()?;
-        let receiver = self.connect_wal_receiver(&facts)?;
+        let mut receiver = self.connect_wal_receiver(&facts)?;
 
         self.progress.enter(Phase::WaitingForCheckpoint);
         let begun = self.wait(&runtime, self.begin(session, &facts))?;
@@ -142,16 +144,17 @@ impl Run<'_> {
         let recovery = self.recovery();
         let mut outputs =
             self.make_outputs(claims, &facts, &begun.archives, recovery.as_deref(), receiver.is_some())?;
-        if let Some(receiver) = &receiver {
+        if let Some(receiver) = &mut receiver {
             receiver.start(self.wal_writer(&outputs, &facts, begun.start)?);
         }
         let scratch = config.destination.path().map_or_else(std::env::temp_dir, Path::to_owned);
-        let (end, pipeline, spool, manifest) = self.transfer(begun, &facts, &io, &mut outputs, &scratch, |end| {
-            phases.data = self.seconds() - phases.start;
-            if let Some(receiver) = &receiver {
-                receiver.stop_at(end.end.lsn);
-            }
-        })?;
+        let (end, pipeline, spool, manifest) =
+            self.transfer(begun, &facts, &io, &mut outputs, &scratch, |end| {
+                phases.data = self.seconds() - phases.start;
+                if let Some(receiver) = &receiver {
+                    receiver.stop_at(end.end.lsn);
+                }
+            })?;
         let settled = self.seconds();
         phases.settle = settled - phases.start - phases.data;
 
@@ -170,7 +173,14 @@ impl Run<'_> {
         self.finish(outputs, claims, recovery, &facts, has_wal_archive)?;
         phases.total = self.seconds();
         phases.end = phases.total - received_wal;
-        Ok(self.report(&facts, &pipeline, &io, phases, (lsn, &end), &Totals { files, files_verified, wal_bytes }))
+        Ok(self.report(
+            &facts,
+            &pipeline,
+            &io,
+            phases,
+            (lsn, &end),
+            &Totals { files, files_verified, wal_bytes },
+        ))
     }
 
     fn seconds(&self) -> f64 {
@@ -200,7 +210,8 @@ impl Run<'_> {
     }
 
     async fn open_session(&self) -> Result<(Session, ServerFacts), Failure> {
-        let mut session = Session::connect(&self.config.connection, Purpose::Replication, self.notices()).await?;
+        let mut session =
+            Session::connect(&self.config.connection, Purpose::Replication, self.notices()).await?;
         let facts = ServerFacts::ask(&mut session, self.config).await?;
         Ok((session, facts))
     }
@@ -208,12 +219,12 @@ impl Run<'_> {
     /// Chooses the disk back end for the target.
     fn probe(&self) -> Result<Io, Failure> {
         let Some(path) = self.config.destination.path() else {
-            return Ok(Io { mode: IoMode::Threads, reason: "nothing is written".into() });
+            return Ok(Io { mode: IoMode::Threads, alignment: 1, reason: "nothing is written".into() });
         };
-        let ProbeReport { mode, reason, .. } = probe(path, self.config.resources.io)
-            .map_err(|error| Failure::Target(error.to_string()))?;
+        let ProbeReport { mode, reason, alignment, .. } =
+            probe(path, self.config.resources.io).map_err(|error| Failure::Target(error.to_string()))?;
         self.note(format_args!("disk back end: {mode} ({reason})"));
-        Ok(Io { mode, reason })
+        Ok(Io { mode, alignment, reason })
     }
 
     fn connect_wal_receiver(&self, facts: &ServerFacts) -> Result<Option<WalReceiver>, Failure> {
@@ -221,7 +232,7 @@ impl Run<'_> {
         let config = WalReceiverConfig {
             connection: self.config.connection.clone(),
             slot: slot.clone(),
-            system_identifier: facts.system.system_id.clone(),
+            system_identifier: facts.system.system_identifier,
             status_interval: self.config.status_interval,
             stall_timeout: self.config.stall_timeout,
         };
@@ -261,7 +272,9 @@ impl Run<'_> {
         let mut stream =
             session.into_bulk().map_err(|error| Failure::session("could not take over the socket", error))?;
         let limit = Some(config.stall_timeout).filter(|limit| !limit.is_zero());
-        stream.set_stall_limit(limit).map_err(|error| Failure::session("could not set a time limit", error))?;
+        stream
+            .set_stall_limit(limit)
+            .map_err(|error| Failure::session("could not set a time limit", error))?;
         if let Some(cancel) = stream.cancel_handle() {
             self.stop.on_thrown(move || cancel.cancel());
         }
@@ -339,9 +352,12 @@ impl Run<'_> {
         ended: impl FnOnce(&StreamEnd),
     ) -> Result<(StreamEnd, Pipeline, Spool, Option<File>), Failure> {
         let config = self.config;
-        let pool = BufferPool::new(config.resources.buffers, config.resources.buffer_size).map_err(|error| {
-            Failure::Target(format!("could not allocate buffers: {error}\nHINT: ask for less with --buffers."))
-        })?;
+        let pool =
+            BufferPool::new(config.resources.buffers, config.resources.buffer_size).map_err(|error| {
+                Failure::Target(format!(
+                    "could not allocate buffers: {error}\nHINT: ask for less with --buffers."
+                ))
+            })?;
         let wake = pool.clone();
         self.stop.on_thrown(move || wake.close());
         let (ledger_input, arrivals) = bounded(LEDGER_QUEUE);
@@ -356,6 +372,7 @@ impl Run<'_> {
             writers: if matches!(outputs, Outputs::Discard { .. }) { 0 } else { config.resources.writers },
             depth: config.resources.depth,
             mode: io.mode,
+            alignment: io.alignment,
             sync: config.sync,
         };
         let algorithm = config.manifest.and_then(|manifest| manifest.checksums);
@@ -415,7 +432,9 @@ impl Run<'_> {
         let Some(folder) = self.config.destination.path() else {
             let scratch = std::env::temp_dir();
             let file = tempfile::tempfile_in(&scratch);
-            return file.map(Some).map_err(|error| Failure::disk("create a temporary file in", &scratch, error));
+            return file
+                .map(Some)
+                .map_err(|error| Failure::disk("create a temporary file in", &scratch, error));
         };
         let path = folder.join(MANIFEST_TMP);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&path);
@@ -436,8 +455,9 @@ impl Run<'_> {
 
     /// Compares what arrived with the manifest. Returns how many files match.
     fn compare(&self, manifest: File, spool: Spool) -> Result<u64, Failure> {
-        let (comparison, _) = compare_with_manifest(manifest, spool)
-            .map_err(|error| Failure::Verification(format!("the manifest that came with the backup: {error}")))?;
+        let (comparison, _) = compare_with_manifest(manifest, spool).map_err(|error| {
+            Failure::Verification(format!("the manifest that came with the backup: {error}"))
+        })?;
         if comparison.problem_count == 0 {
             return Ok(comparison.matched);
         }
@@ -497,7 +517,7 @@ impl Run<'_> {
                 Destination::Discard => "discard",
             },
             server_version: facts.version_text.clone(),
-            system_identifier: facts.system.system_id.clone(),
+            system_identifier: facts.system.system_identifier.to_string(),
             timeline: end.end.timeline.0,
             start_lsn: start.to_string(),
             end_lsn: end.end.lsn.to_string(),

@@ -22,7 +22,13 @@ pub(super) struct BaseBackupArgs {
     #[arg(short = 'D', long, value_name = "DIRECTORY", help_heading = "Options controlling the output")]
     pgdata: Option<PathBuf>,
     /// Output format (plain, tar)
-    #[arg(short = 'F', long, value_name = "p|t", default_value = "plain", help_heading = "Options controlling the output")]
+    #[arg(
+        short = 'F',
+        long,
+        value_name = "p|t",
+        default_value = "plain",
+        help_heading = "Options controlling the output"
+    )]
     format: String,
     /// Maximum transfer rate to transfer data directory (in kB/s, or use suffix "k" or "M")
     #[arg(short = 'r', long, value_name = "RATE", help_heading = "Options controlling the output")]
@@ -37,20 +43,38 @@ pub(super) struct BaseBackupArgs {
     #[arg(long, value_name = "WALDIR", help_heading = "Options controlling the output")]
     waldir: Option<PathBuf>,
     /// Include required WAL files with specified method
-    #[arg(short = 'X', long, value_name = "none|fetch|stream", default_value = "stream", help_heading = "Options controlling the output")]
+    #[arg(
+        short = 'X',
+        long,
+        value_name = "none|fetch|stream",
+        default_value = "stream",
+        help_heading = "Options controlling the output"
+    )]
     wal_method: String,
     /// Receive and verify everything, and keep nothing: what the server and the network can do
     #[arg(long, conflicts_with_all = ["pgdata", "write_recovery_conf", "waldir"], help_heading = "Options controlling the output")]
     discard: bool,
 
     /// Set fast or spread (default) checkpointing
-    #[arg(short = 'c', long, value_name = "fast|spread", default_value = "spread", help_heading = "General options")]
+    #[arg(
+        short = 'c',
+        long,
+        value_name = "fast|spread",
+        default_value = "spread",
+        help_heading = "General options"
+    )]
     checkpoint: String,
     /// Create replication slot
     #[arg(short = 'C', long, help_heading = "General options")]
     create_slot: bool,
     /// Set backup label
-    #[arg(short = 'l', long, value_name = "LABEL", default_value = "pg_basebackup base backup", help_heading = "General options")]
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "LABEL",
+        default_value = "pg_basebackup base backup",
+        help_heading = "General options"
+    )]
     label: String,
     /// Do not clean up after errors
     #[arg(short = 'n', long, help_heading = "General options")]
@@ -106,7 +130,13 @@ pub(super) struct BaseBackupArgs {
     pub(super) json: bool,
 
     /// Time between status packets sent to server (in seconds)
-    #[arg(short = 's', long, value_name = "INTERVAL", default_value_t = 10, help_heading = "Connection options")]
+    #[arg(
+        short = 's',
+        long,
+        value_name = "INTERVAL",
+        default_value_t = 10,
+        help_heading = "Connection options"
+    )]
     status_interval: u64,
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
@@ -218,7 +248,10 @@ impl BaseBackupArgs {
             (self.incremental.is_some(), "--incremental"),
             (self.target.is_some(), "--target"),
             (self.gzip, "--gzip"),
-            (self.compress.as_deref().is_some_and(|compress| !matches!(compress, "0" | "none")), "--compress"),
+            (
+                self.compress.as_deref().is_some_and(|compress| !matches!(compress, "0" | "none")),
+                "--compress",
+            ),
             (self.sync_method.as_deref().is_some_and(|method| method != "fsync"), "--sync-method"),
             (self.pgdata.as_deref() == Some(Path::new("-")), "--pgdata=- (tar to standard output)"),
         ];
@@ -259,16 +292,15 @@ impl BaseBackupArgs {
             "n" | "none" => WalMethod::None,
             "f" | "fetch" => WalMethod::Fetch,
             "s" | "stream" => WalMethod::Stream(SlotChoice::Temporary),
-            other => bail!(
-                "invalid wal-method option \"{other}\", must be \"fetch\", \"stream\", or \"none\""
-            ),
+            other => {
+                bail!("invalid wal-method option \"{other}\", must be \"fetch\", \"stream\", or \"none\"")
+            }
         };
         let streams = matches!(method, WalMethod::Stream(_));
         match (&self.slot, self.no_slot, self.create_slot) {
             (Some(_), _, _) if !streams => bail!("replication slots can only be used with WAL streaming"),
             (Some(_), true, _) => bail!("--no-slot cannot be used with slot name"),
             (None, _, true) => bail!("--create-slot needs a slot to be specified using --slot"),
-            (_, true, true) => bail!("--create-slot and --no-slot are incompatible options"),
             (Some(name), false, create) => {
                 Ok(WalMethod::Stream(SlotChoice::Named { name: name.clone(), create }))
             }
@@ -290,9 +322,7 @@ impl BaseBackupArgs {
         }
         let checksums = match &self.manifest_checksums {
             None => ChecksumAlgorithm::Crc32c,
-            Some(name) => {
-                name.parse().map_err(|_| anyhow!("unrecognized checksum algorithm: \"{name}\""))?
-            }
+            Some(name) => name.parse().map_err(|_| anyhow!("unrecognized checksum algorithm: \"{name}\""))?,
         };
         Ok(Some(ManifestOptions { checksums: Some(checksums), force_encode: self.manifest_force_encode }))
     }
@@ -310,10 +340,8 @@ fn parse_max_rate(text: &str) -> anyhow::Result<u32> {
         Some(number) => (number, 1024.0),
         None => (trimmed.strip_suffix('k').unwrap_or(trimmed), 1.0),
     };
-    let number: f64 = number
-        .trim()
-        .parse()
-        .map_err(|_| anyhow!("transfer rate \"{text}\" is not a valid value"))?;
+    let number: f64 =
+        number.trim().parse().map_err(|_| anyhow!("transfer rate \"{text}\" is not a valid value"))?;
     if number <= 0.0 {
         bail!("transfer rate must be greater than zero");
     }
@@ -321,7 +349,11 @@ fn parse_max_rate(text: &str) -> anyhow::Result<u32> {
     if !(32.0..=1_048_576.0).contains(&rate) {
         bail!("transfer rate \"{text}\" is out of range, expected 32 to 1048576 kB/s");
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range, as just checked")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is in range, as just checked"
+    )]
     Ok(rate as u32)
 }
 
@@ -351,7 +383,10 @@ fn parse_mapping(argument: &OsString) -> anyhow::Result<(PathBuf, PathBuf)> {
         let path = PathBuf::from(OsString::from_vec(bytes));
         match path.is_absolute() {
             true => Ok(path),
-            false => Err(anyhow!("{which} directory is not an absolute path in tablespace mapping: {}", path.display())),
+            false => Err(anyhow!(
+                "{which} directory is not an absolute path in tablespace mapping: {}",
+                path.display()
+            )),
         }
     };
     Ok((path(old, "old")?, path(new, "new")?))
@@ -375,13 +410,15 @@ mod tests {
 
     #[test]
     fn resolves_what_operators_write() {
-        let config = resolve("-D /b -Ft -Xf -c FAST -r 2M -l night -s 0 -n -N -h db -p 5433 -U rep").expect("valid");
+        let config =
+            resolve("-D /b -Ft -Xf -c FAST -r 2M -l night -s 0 -n -N -h db -p 5433 -U rep").expect("valid");
         assert!(matches!(config.destination, Destination::Tar { ref path } if path == Path::new("/b")));
         assert_eq!(config.wal, WalMethod::Fetch);
         assert!(config.fast_checkpoint && !config.clean && !config.sync);
         assert_eq!(config.max_rate_kb, Some(2048));
         assert_eq!(config.status_interval, Duration::ZERO);
-        let config = resolve("-D /b -S s -C --waldir=/w -T /a=/b -R --manifest-checksums sha256").expect("valid");
+        let config =
+            resolve("-D /b -S s -C --waldir=/w -T /a=/b -R --manifest-checksums sha256").expect("valid");
         assert_eq!(config.wal, WalMethod::Stream(SlotChoice::Named { name: "s".into(), create: true }));
         assert_eq!(config.manifest.and_then(|m| m.checksums), Some(ChecksumAlgorithm::Sha256));
     }

@@ -64,7 +64,7 @@ impl Member {
 
 /// Bytes of one member within a chunk.
 #[derive(Debug)]
-pub struct Span {
+pub(super) struct Span {
     /// The member they belong to.
     pub member: Arc<Member>,
     /// Where they lie in the chunk's buffer.
@@ -75,7 +75,7 @@ pub struct Span {
 
 /// A filled buffer on its way to its place in an output.
 #[derive(Debug)]
-pub struct Chunk {
+pub(super) struct Chunk {
     /// The file it belongs to.
     pub output: Arc<Output>,
     /// Where in the file; a multiple of the buffer's size.

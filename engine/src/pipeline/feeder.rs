@@ -42,7 +42,12 @@ struct OpenMember {
 }
 
 impl Feeder {
-    pub(super) fn new(pool: BufferPool, lanes: Vec<Sender<Chunk>>, writers: usize, clock: StageClock) -> Self {
+    pub(super) fn new(
+        pool: BufferPool,
+        lanes: Vec<Sender<Chunk>>,
+        writers: usize,
+        clock: StageClock,
+    ) -> Self {
         Self { pool, lanes, clock, outputs: 0, writers, current: None }
     }
 

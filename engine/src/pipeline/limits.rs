@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::stage::StageTimes;
 use super::Counters;
+use super::stage::StageTimes;
 
 /// What a run was limited by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

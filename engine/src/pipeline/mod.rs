@@ -48,6 +48,8 @@ pub struct Layout {
     pub depth: usize,
     /// The disk back end.
     pub mode: IoMode,
+    /// What direct I/O has to be aligned to, as the probe found it.
+    pub alignment: usize,
     /// Whether files are synced before they count as finished.
     pub sync: bool,
 }
@@ -102,7 +104,7 @@ impl Pipeline {
             let clock = StageClock::start(Arc::clone(counters));
             let thread = spawn(format!("write-{number}"), move || {
                 // A ring belongs to the thread that made it.
-                match open_disk(layout.mode, layout.depth, Some(&pool)) {
+                match open_disk(layout.mode, layout.depth, layout.alignment, Some(&pool)) {
                     Ok((disk, registered)) => {
                         // The starter waits for this message; it cannot be gone.
                         let _ = opened.send(Ok((disk.doorbell(), registered)));

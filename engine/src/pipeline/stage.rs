@@ -52,7 +52,8 @@ impl StageCounters {
     /// The counters as they stand.
     #[must_use]
     pub fn snapshot(&self) -> StageTimes {
-        let seconds = |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed)).as_secs_f64();
+        let seconds =
+            |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed)).as_secs_f64();
         StageTimes {
             busy: seconds(&self.busy),
             starved: seconds(&self.starved),

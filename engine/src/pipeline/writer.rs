@@ -168,14 +168,16 @@ impl Writer {
         open.reserved = open.reserved.max(end);
         open.writes_in_flight += 1;
         self.clock.counters().passed(buffer.len());
+        let file = Arc::clone(&open.file);
         let kind = OperationKind::Write { buffer, offset: chunk.offset, length };
-        self.submit(Operation { token: number, file: Arc::clone(&open.file), kind })
+        self.submit(Operation { token: number, file, kind })
     }
 
     fn create(&self, output: Arc<Output>) -> Result<Open, Failure> {
         let failed = |action, error| Failure::disk(action, output.display_path(), error);
-        let file = DiskFile::create_new(output.folder.handle.as_fd(), &output.name, output.mode, self.disk.mode())
-            .map_err(|error| failed("create file", error))?;
+        let file =
+            DiskFile::create_new(output.folder.handle.as_fd(), &output.name, output.mode, self.disk.mode())
+                .map_err(|error| failed("create file", error))?;
         let mut reserved = 0;
         // A file of one buffer is written in one piece, which reserves its space as well.
         if let Some(size) = output.size.filter(|size| *size > SMALL_FILE) {

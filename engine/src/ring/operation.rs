@@ -32,7 +32,7 @@ pub enum OperationKind {
         buffer: PageBuffer,
         /// Where in the file.
         offset: u64,
-        /// How much, at most the filled part rounded up to the file's alignment.
+        /// How much, at most the filled part rounded up to the disk's alignment.
         length: usize,
     },
     /// Reads up to `length` bytes from `offset` into the start of `buffer`, whose filled length becomes

@@ -54,7 +54,7 @@ impl Disk for WholeDisk {
         if self.in_flight() >= self.raw.depth() {
             return Err(operation);
         }
-        match check(&operation) {
+        match check(&operation, self.alignment) {
             Err(error) => self.ready.push(complete(operation, Err(error))),
             Ok(0) if !matches!(operation.kind, OperationKind::Sync { .. }) => {
                 self.ready.push(complete(operation, Ok(0)));
@@ -118,12 +118,12 @@ fn complete(operation: Operation, result: io::Result<usize>) -> Completion {
 }
 
 /// Refuses what must not reach the kernel; else tells the bytes to move.
-fn check(operation: &Operation) -> io::Result<usize> {
+fn check(operation: &Operation, disk_alignment: usize) -> io::Result<usize> {
     let file = &operation.file;
     let (most, offset, length) = match &operation.kind {
         OperationKind::Sync { .. } => return file.failure().map_or(Ok(0), Err),
         OperationKind::Write { buffer, offset, length } => {
-            let filled = buffer.len().next_multiple_of(file.alignment());
+            let filled = buffer.len().next_multiple_of(file.alignment().max(disk_alignment));
             (filled.min(buffer.capacity()), *offset, *length)
         }
         OperationKind::Read { buffer, offset, length } => (buffer.capacity(), *offset, *length),

@@ -120,7 +120,10 @@ impl Sink for DirectorySink {
         let folder = match archive.tablespace {
             None => Arc::clone(&self.base),
             Some(oid) => self.tablespaces.get(&oid).map(Arc::clone).ok_or_else(|| {
-                Failure::stream(format!("archive of tablespace {oid}"), &"the server's list has no such tablespace")
+                Failure::stream(
+                    format!("archive of tablespace {oid}"),
+                    &"the server's list has no such tablespace",
+                )
             })?,
         };
         self.archive = Some(ArchiveRoot { folder, is_base: archive.tablespace.is_none() });
@@ -128,7 +131,12 @@ impl Sink for DirectorySink {
         Ok(())
     }
 
-    fn begin_member(&mut self, feeder: &mut Feeder, header: &TarMember, file: Option<Member>) -> Result<(), Failure> {
+    fn begin_member(
+        &mut self,
+        feeder: &mut Feeder,
+        header: &TarMember,
+        file: Option<Member>,
+    ) -> Result<(), Failure> {
         let path = header.path.as_bytes();
         match (&header.kind, file) {
             (MemberKind::Directory, _) => self.make_folder(path, header.mode),

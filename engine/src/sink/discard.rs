@@ -28,11 +28,23 @@ impl Sink for DiscardSink {
         Ok(())
     }
 
-    fn begin_member(&mut self, feeder: &mut Feeder, _: &TarMember, file: Option<Member>) -> Result<(), Failure> {
+    fn begin_member(
+        &mut self,
+        feeder: &mut Feeder,
+        _: &TarMember,
+        file: Option<Member>,
+    ) -> Result<(), Failure> {
         if let Some(member) = file {
             let folder = Arc::clone(&self.nowhere);
             let name = OsString::new();
-            feeder.begin_output(|number, writer| Output { number, folder, name, mode: 0, size: None, writer });
+            feeder.begin_output(|number, writer| Output {
+                number,
+                folder,
+                name,
+                mode: 0,
+                size: None,
+                writer,
+            });
             feeder.begin_member(member);
         }
         Ok(())

@@ -29,7 +29,12 @@ pub trait Sink: Send {
     /// A new archive begins.
     fn begin_archive(&mut self, feeder: &mut Feeder, archive: &Archive) -> Result<(), Failure>;
     /// A member begins. Files come with what verification knows them by.
-    fn begin_member(&mut self, feeder: &mut Feeder, header: &TarMember, file: Option<Member>) -> Result<(), Failure>;
+    fn begin_member(
+        &mut self,
+        feeder: &mut Feeder,
+        header: &TarMember,
+        file: Option<Member>,
+    ) -> Result<(), Failure>;
     /// Bytes of the file that was begun.
     fn data(&mut self, feeder: &mut Feeder, bytes: &[u8]) -> Result<(), Failure> {
         feeder.append(bytes)

@@ -61,8 +61,7 @@ impl TarSink {
         let size = content.len() as u64;
         let refuse = |error: &dyn std::fmt::Display| Failure::stream("a member of ours", error);
         let path = MemberPath::parse(name).map_err(|error| refuse(&error))?;
-        let header =
-            MemberHeader::file(&path, size, self.mode, time).map_err(|error| refuse(&error))?;
+        let header = MemberHeader::file(&path, size, self.mode, time).map_err(|error| refuse(&error))?;
         feeder.append(header.as_bytes())?;
         feeder.append(content)?;
         feeder.append(padding(size))
@@ -80,7 +79,12 @@ impl Sink for TarSink {
         Ok(())
     }
 
-    fn begin_member(&mut self, feeder: &mut Feeder, header: &TarMember, file: Option<Member>) -> Result<(), Failure> {
+    fn begin_member(
+        &mut self,
+        feeder: &mut Feeder,
+        header: &TarMember,
+        file: Option<Member>,
+    ) -> Result<(), Failure> {
         let (MemberKind::File { size }, Some(member)) = (&header.kind, file) else {
             return feeder.append(&header.header[..]);
         };

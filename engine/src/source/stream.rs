@@ -175,7 +175,8 @@ impl<'a> StreamSource<'a> {
 
     fn begin_archive(&mut self, archive: &Archive) -> Result<(), Failure> {
         self.tar = TarDecoder::new();
-        self.prefix = Some(archive.tablespace.map_or_else(Vec::new, |oid| format!("pg_tblspc/{oid}/").into()));
+        self.prefix =
+            Some(archive.tablespace.map_or_else(Vec::new, |oid| format!("pg_tblspc/{oid}/").into()));
         self.sink.begin_archive(&mut self.feeder, archive)
     }
 
@@ -239,6 +240,7 @@ impl<'a> StreamSource<'a> {
         }
         let result = reply.results.last().ok_or_else(|| broken(&"the end position is missing"))?;
         let end = BackupPosition::from_result(result).map_err(|error| broken(&error))?;
+        Ok(StreamEnd { end })
     }
 
     /// All archives of the list have come, each whole.

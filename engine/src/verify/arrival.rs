@@ -142,8 +142,11 @@ pub fn compare_with_manifest(
     manifest: impl Read,
     spool: Spool,
 ) -> Result<(Comparison, ManifestSummary), ManifestError<io::Error>> {
-    let mut records =
-        Records { spool: BufReader::with_capacity(256 << 10, spool.file), left: spool.members, window: VecDeque::new() };
+    let mut records = Records {
+        spool: BufReader::with_capacity(256 << 10, spool.file),
+        left: spool.members,
+        window: VecDeque::new(),
+    };
     let mut comparison = Comparison::default();
     let summary = read_manifest(manifest, &mut |event| match event {
         ManifestEvent::File(file) => compare_file(&mut records, &file, &mut comparison),

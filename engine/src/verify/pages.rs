@@ -107,7 +107,8 @@ mod tests {
     }
 
     fn bad_blocks(path: &str, file: &[u8], piece: usize) -> Vec<u32> {
-        let mut checker = PageChecks { backup_start: Lsn(1000) }.checker(path.as_bytes()).expect("a relation");
+        let mut checker =
+            PageChecks { backup_start: Lsn(1000) }.checker(path.as_bytes()).expect("a relation");
         let mut found = Vec::new();
         for piece in file.chunks(piece) {
             checker.update(piece, |page| found.push(page.block.0));

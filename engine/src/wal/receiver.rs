@@ -11,9 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::BytesMut;
 use crossbeam::channel::{Sender, bounded};
 use pgstrata_protocol::Lsn;
+use pgstrata_protocol::replication::command::{
+    create_physical_slot, identify_system, start_replication, timeline_history,
+};
 use pgstrata_protocol::replication::{
-    IdentifySystem, StandbyStatus, TimelineHistoryFile, WalEvent, WalStreamDecoder, create_physical_slot,
-    identify_system, start_replication, timeline_history,
+    IdentifySystem, StandbyStatus, TimelineHistoryFile, WalEvent, WalStreamDecoder,
 };
 use pgstrata_protocol::wire::frontend;
 use tokio::sync::{oneshot, watch};
@@ -40,7 +42,7 @@ pub struct WalReceiverConfig {
     /// The slot that holds WAL for us.
     pub slot: SlotChoice,
     /// The cluster that this must be, as the first connection found it.
-    pub system_identifier: String,
+    pub system_identifier: u64,
     /// How often the position is reported unasked; zero for never.
     pub status_interval: Duration,
     /// After how much silence the server counts as lost, although it was asked for a sign; zero for never.
@@ -91,8 +93,13 @@ impl WalReceiver {
             }
         });
         let thread = thread.map_err(|error| Failure::disk("start thread", "wal", error))?;
-        let receiver =
-            WalReceiver { thread: Some(thread), start: Some(start), stop_at, stop: stop.clone(), created_slot };
+        let receiver = WalReceiver {
+            thread: Some(thread),
+            start: Some(start),
+            stop_at,
+            stop: stop.clone(),
+            created_slot,
+        };
         match wait_ready.recv() {
             Ok(Ok(())) => Ok(receiver),
             Ok(Err(failure)) => Err(failure),
@@ -154,7 +161,7 @@ async fn receive(
     created_slot: &AtomicBool,
 ) -> Result<u64, Failure> {
     let mut session = Session::connect(&config.connection, Purpose::Replication, notices).await?;
-    check_system(&mut session, &config.system_identifier).await?;
+    check_system(&mut session, config.system_identifier).await?;
     let slot = make_slot(&mut session, &config.slot, created_slot).await?;
     // Whoever waits for us has not given up: only this thread's end would make it.
     let _ = ready.send(Ok(()));
@@ -188,14 +195,14 @@ async fn receive(
     Ok(received)
 }
 
-async fn check_system(session: &mut Session, expected: &str) -> Result<(), Failure> {
+async fn check_system(session: &mut Session, expected: u64) -> Result<(), Failure> {
     let results = session
         .simple_query(&identify_system())
         .await
         .map_err(|error| Failure::session("could not identify the system", error))?;
     let refuse = |error: &dyn std::fmt::Display| Failure::stream("IDENTIFY_SYSTEM", error);
     let result = results.first().ok_or_else(|| refuse(&"no result"))?;
-    let found = IdentifySystem::from_result(result).map_err(|error| refuse(&error))?.system_id;
+    let found = IdentifySystem::from_result(result).map_err(|error| refuse(&error))?.system_identifier;
     if found == expected {
         return Ok(());
     }
@@ -264,7 +271,9 @@ impl WalStream<'_> {
             }
             let stall = self.config.stall_timeout;
             if !stall.is_zero() && heard.elapsed() >= stall {
-                return Err(Failure::Wal(format!("the server sent nothing for {stall:?}, although it was asked to")));
+                return Err(Failure::Wal(format!(
+                    "the server sent nothing for {stall:?}, although it was asked to"
+                )));
             }
             // A living server answers this at once; silence from then on is a lost connection.
             if !stall.is_zero() && !asked && heard.elapsed() >= stall / 2 {
@@ -312,7 +321,9 @@ impl WalStream<'_> {
                                 let received = self.writer.written().0 - self.first.0;
                                 self.progress.wal_bytes.store(received, Ordering::Relaxed);
                             }
-                            WalEvent::Keepalive { reply_requested, .. } => self.reply_requested |= reply_requested,
+                            WalEvent::Keepalive { reply_requested, .. } => {
+                                self.reply_requested |= reply_requested
+                            }
                         }
                     }
                 }
@@ -331,7 +342,10 @@ impl WalStream<'_> {
         };
         let mut out = BytesMut::new();
         status.encode(&mut out).map_err(|error| Failure::Wal(error.to_string()))?;
-        self.session.send(out).await.map_err(|error| Failure::session("could not report the WAL position", error))
+        self.session
+            .send(out)
+            .await
+            .map_err(|error| Failure::session("could not report the WAL position", error))
     }
 
     /// Asks the server to end the stream, and waits for that. What it still sends is not needed.

@@ -150,11 +150,10 @@ impl SegmentWriter {
             self.end_segment(&open)?;
         }
         match &mut self.store {
-            Store::Tar { file, path } => {
-                file.write_all(&END_OF_ARCHIVE)
-                    .and_then(|()| if self.sync { file.sync_all() } else { Ok(()) })
-                    .map_err(|error| Failure::disk("write to", path, error))
-            }
+            Store::Tar { file, path } => file
+                .write_all(&END_OF_ARCHIVE)
+                .and_then(|()| if self.sync { file.sync_all() } else { Ok(()) })
+                .map_err(|error| Failure::disk("write to", path, error)),
             Store::Folder(folder) if self.sync => {
                 folder.sync()?;
                 folder.descend(b"archive_status")?.sync()
@@ -226,14 +225,14 @@ impl SegmentWriter {
     }
 
     fn write_header(&mut self, name: &str, size: u64) -> Result<(), Failure> {
-        let refuse = |error: &dyn std::fmt::Display| Failure::Wal(format!("cannot store \"{name}\": {error}"));
+        let refuse =
+            |error: &dyn std::fmt::Display| Failure::Wal(format!("cannot store \"{name}\": {error}"));
         let path = MemberPath::parse(name.as_bytes()).map_err(|error| refuse(&error))?;
-        let header =
-            MemberHeader::file(&path, size, self.mode, self.time).map_err(|error| refuse(&error))?;
+        let header = MemberHeader::file(&path, size, self.mode, self.time).map_err(|error| refuse(&error))?;
         match &mut self.store {
-            Store::Tar { file, path } => file
-                .write_all(header.as_bytes())
-                .map_err(|error| Failure::disk("write to", path, error)),
+            Store::Tar { file, path } => {
+                file.write_all(header.as_bytes()).map_err(|error| Failure::disk("write to", path, error))
+            }
             Store::Folder(_) => unreachable!("only archives have headers"),
         }
     }
