@@ -19,13 +19,19 @@
 //! What a test makes lives in a scratch directory that goes with it, also after a kill (see [`Scratch`]).
 
 mod artifacts;
+mod compare;
 mod scratch;
 mod servers;
 mod source;
 mod sql;
 mod template;
+mod workload;
+mod writer;
 
+pub use compare::{Comparison, compare, differences};
 pub use scratch::Scratch;
 pub use servers::{MAJORS, each_major, majors, program};
 pub use source::{ClusterBuilder, Source, cluster};
-pub use sql::Sql;
+pub use sql::{Row, Sql};
+pub use workload::{OddFile, Tablespace, Workload};
+pub use writer::{Ledger, Writer};
