@@ -19,13 +19,27 @@
 //! What a test makes lives in a scratch directory that goes with it, also after a kill (see [`Scratch`]).
 
 mod artifacts;
+mod compare;
+mod interposer;
+mod invocation;
 mod scratch;
 mod servers;
+mod small_fs;
 mod source;
 mod sql;
 mod template;
+mod verify;
+mod workload;
+mod writer;
 
+pub use compare::{Comparison, compare, differences};
+pub use interposer::{Action, Direction, Fault, Interposer};
+pub use invocation::{Finished, Invocation, Running, pgstrata};
 pub use scratch::Scratch;
 pub use servers::{MAJORS, each_major, majors, program};
+pub use small_fs::{FsKind, SmallFs};
 pub use source::{ClusterBuilder, Source, cluster};
-pub use sql::Sql;
+pub use sql::{Row, Sql};
+pub use verify::{Verdict, amcheck, verify_backup};
+pub use workload::{OddFile, Tablespace, Workload};
+pub use writer::{Ledger, Writer};

@@ -1,12 +1,13 @@
 //! The server that a test takes its backup from.
 
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use pgstrata::postmaster::{Auth, Cluster, InitOptions, Server, Shutdown};
 
-use crate::{Scratch, Sql, servers, template};
+use crate::workload::Loaded;
+use crate::{Scratch, Sql, Tablespace, Workload, Writer, servers, template};
 
 /// Settings of every source. A backup is consistent whatever its source syncs: recovery reads what was written, and
 /// no test cuts the power. The rest keeps many small servers side by side affordable.
@@ -30,7 +31,13 @@ const SETTINGS: [(&str, &str); 9] = [
 #[must_use]
 pub fn cluster(major: u32) -> ClusterBuilder {
     let settings = SETTINGS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    ClusterBuilder { major, options: InitOptions::default(), settings, own_identity: false }
+    ClusterBuilder {
+        major,
+        options: InitOptions::default(),
+        settings,
+        own_identity: false,
+        workload: Workload::empty(),
+    }
 }
 
 /// A source that is not made yet.
@@ -40,6 +47,7 @@ pub struct ClusterBuilder {
     options: InitOptions,
     settings: Vec<(String, String)>,
     own_identity: bool,
+    workload: Workload,
 }
 
 impl ClusterBuilder {
@@ -79,6 +87,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// The data to load; none unless said otherwise.
+    #[must_use]
+    pub fn with(mut self, workload: Workload) -> Self {
+        self.workload = workload;
+        self
+    }
+
     /// Runs `initdb` for this source alone, so that its system identifier is its own.
     #[must_use]
     pub fn own_identity(mut self) -> Self {
@@ -111,14 +126,17 @@ impl ClusterBuilder {
             template::instantiate(program, &dir, &self.options)?
         };
         let cluster = cluster.with_run_dir(&scratch.join("run"))?;
+        self.workload.load_bulk(&cluster)?;
         let server = start(&cluster, &self.settings)?;
-        Ok(Source { server: Some(server), settings: self.settings, scratch })
+        let loaded = self.workload.load(&server, &scratch)?;
+        Ok(Source { loaded, server: Some(server), settings: self.settings, scratch })
     }
 }
 
 /// A running server with data in it, and a scratch directory for what the test makes of it.
 #[derive(Debug)]
 pub struct Source {
+    loaded: Loaded,
     server: Option<Server>,
     settings: Vec<(String, String)>,
     /// Last: the server must be gone before its directory is.
@@ -148,6 +166,32 @@ impl Source {
         Sql::connect(&self.socket_conninfo()).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
+    /// Starts a background writer; writers side by side need different numbers.
+    ///
+    /// # Panics
+    /// Where its tables cannot be made.
+    #[track_caller]
+    #[must_use]
+    pub fn writer(&self, number: u64) -> Writer {
+        Writer::start(&self.socket_conninfo(), number)
+    }
+
+    /// The tablespaces of the workload.
+    #[must_use]
+    pub fn tablespaces(&self) -> &[Tablespace] {
+        &self.loaded.tablespaces
+    }
+
+    /// What is wrong with the files of a copy's data directory: odd names that are missing or differ, special files
+    /// that should have been skipped.
+    #[must_use]
+    pub fn check_files(&self, data_dir: &Path) -> Vec<String> {
+        let odd = self.loaded.odd_files.iter().filter_map(|file| file.check(data_dir).err());
+        let special = self.loaded.special_files.iter().map(|path| data_dir.join(path));
+        let copied = special.filter(|path| path.symlink_metadata().is_ok());
+        odd.chain(copied.map(|path| format!("{}: expected to be skipped", path.display()))).collect()
+    }
+
     /// Stops the server; afterwards only [`restart`](Self::restart) makes sense.
     ///
     /// # Panics
@@ -156,6 +200,7 @@ impl Source {
     pub fn stop(&mut self, mode: Shutdown) -> Cluster {
         let server = self.server.take().expect("the server runs");
         let cluster = server.cluster().clone();
+        self.loaded.sessions.clear();
         server.stop(mode).unwrap_or_else(|error| panic!("{error}"));
         cluster
     }
@@ -168,6 +213,7 @@ impl Source {
     pub fn kill(&mut self) -> Cluster {
         let server = self.server.take().expect("the server runs");
         let cluster = server.cluster().clone();
+        self.loaded.sessions.clear();
         server.kill().unwrap_or_else(|error| panic!("{error}"));
         cluster
     }

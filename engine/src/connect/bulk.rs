@@ -4,20 +4,20 @@
 //! runtime between itself and the kernel. The rest of the reply after the copy is read in the same way.
 
 use std::fmt;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use pgstrata_protocol::wire::frontend;
-use socket2::Socket;
 
+use super::bulk_socket::{BATCH, SocketReceiver};
 use super::error::SessionError;
 use super::exchange::{CopyEvent, Exchange, NoticeSink, Reply};
 use super::socket::{CancelHandle, Wire};
 
-/// The receive buffer.
-const BUFFER: usize = 256 << 10;
+/// The receive buffer: room for one batch while the next one gathers.
+const BUFFER: usize = 2 * BATCH;
 
 /// Where a bulk stream's bytes come from.
 pub trait BulkReceive: Send {
@@ -28,39 +28,24 @@ pub trait BulkReceive: Send {
     fn receive(&mut self, into: &mut [u8]) -> io::Result<usize>;
 }
 
-/// recv(2) on a blocking socket.
-struct SocketReceiver(Socket);
-
-impl BulkReceive for SocketReceiver {
-    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.0.read(into) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-    }
-}
-
 /// A session's connection from within a copy on, for a thread of its own.
 pub struct BulkStream {
-    receiver: Box<dyn BulkReceive>,
+    source: Source,
     exchange: Exchange,
-    /// None where the bytes come from elsewhere than a server.
-    socket: Option<(Arc<Wire>, Socket)>,
     stall: Option<Duration>,
+}
+
+enum Source {
+    Socket { receiver: SocketReceiver, wire: Arc<Wire> },
+    Other(Box<dyn BulkReceive>),
 }
 
 impl BulkStream {
     pub(super) fn of_socket(wire: Arc<Wire>, exchange: Exchange) -> Result<Self, SessionError> {
-        let receiver = wire.blocking_socket().map_err(SessionError::receiving)?;
-        let sender = receiver.try_clone().map_err(SessionError::receiving)?;
-        Ok(Self {
-            receiver: Box::new(SocketReceiver(receiver)),
-            exchange: exchange.with_buffer(BUFFER),
-            socket: Some((wire, sender)),
-            stall: None,
-        })
+        let socket = wire.blocking_socket().map_err(SessionError::receiving)?;
+        let receiver = SocketReceiver::new(socket).map_err(SessionError::receiving)?;
+        let source = Source::Socket { receiver, wire };
+        Ok(Self { source, exchange: exchange.with_buffer(BUFFER), stall: None })
     }
 
     /// A stream of recorded or invented bytes that begins with the reply to a command, as if that was just sent.
@@ -69,16 +54,18 @@ impl BulkStream {
     pub fn from_receiver(receiver: Box<dyn BulkReceive>, notices: NoticeSink) -> Self {
         let mut exchange = Exchange::new(BUFFER, notices);
         exchange.begin();
-        Self { receiver, exchange, socket: None, stall: None }
+        Self { source: Source::Other(receiver), exchange, stall: None }
     }
 
-    /// Fails with [`SessionError::Stalled`] where nothing arrives for `limit`; `None` waits forever.
+    /// Fails with [`SessionError::Stalled`] where nothing arrives for `limit`; `None`, as at first, and zero wait
+    /// forever.
     ///
     /// # Errors
-    /// [`SessionError::Io`] where the socket refuses the limit, as it does one of zero.
+    /// [`SessionError::Io`] where the socket refuses the limit.
     pub fn set_stall_limit(&mut self, limit: Option<Duration>) -> Result<(), SessionError> {
-        if let Some((_, socket)) = &self.socket {
-            socket.set_read_timeout(limit).map_err(SessionError::receiving)?;
+        let limit = limit.filter(|limit| !limit.is_zero());
+        if let Source::Socket { receiver, .. } = &mut self.source {
+            receiver.set_limit(limit).map_err(SessionError::receiving)?;
         }
         self.stall = limit;
         Ok(())
@@ -90,11 +77,12 @@ impl BulkStream {
     /// [`SessionError::Closed`], [`SessionError::Cancelled`], [`SessionError::Stalled`] or [`SessionError::Io`].
     pub fn receive(&mut self) -> Result<usize, SessionError> {
         self.exchange.rewind()?;
-        let result = self.receiver.receive(&mut self.exchange.buffer);
-        if self.socket.as_ref().is_some_and(|(wire, _)| wire.is_cancelled()) {
-            return Err(SessionError::Cancelled);
-        }
+        let result = match &mut self.source {
+            Source::Socket { receiver, .. } => receiver.receive(&mut self.exchange.buffer),
+            Source::Other(receiver) => receiver.receive(&mut self.exchange.buffer),
+        };
         match result {
+            _ if self.wire().is_some_and(|wire| wire.is_cancelled()) => Err(SessionError::Cancelled),
             Ok(received) => self.exchange.on_received(received),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 // A dead peer's ETIMEDOUT, from keepalive or tcp_user_timeout, is the socket's own failure.
@@ -134,16 +122,23 @@ impl BulkStream {
     /// A handle that ends the connection from any thread; `None` for a stream that is no connection.
     #[must_use]
     pub fn cancel_handle(&self) -> Option<CancelHandle> {
-        self.socket.as_ref().map(|(wire, _)| CancelHandle { wire: Arc::clone(wire) })
+        self.wire().map(|wire| CancelHandle { wire: Arc::clone(wire) })
     }
 
     /// Says goodbye and ends the connection.
     pub fn close(mut self) {
-        if let Some((_, socket)) = &mut self.socket {
+        if let Source::Socket { receiver, .. } = &mut self.source {
             let mut out = BytesMut::new();
             frontend::terminate(&mut out);
             // A server that is gone already needs no goodbye.
-            let _ = socket.write_all(&out);
+            let _ = receiver.send_all(&out);
+        }
+    }
+
+    fn wire(&self) -> Option<&Arc<Wire>> {
+        match &self.source {
+            Source::Socket { wire, .. } => Some(wire),
+            Source::Other(_) => None,
         }
     }
 }
@@ -151,7 +146,7 @@ impl BulkStream {
 impl Drop for BulkStream {
     fn drop(&mut self) {
         // Handles may outlive the stream and hold the socket open; the server must not wait for them.
-        if let Some((wire, _)) = &self.socket {
+        if let Some(wire) = self.wire() {
             wire.shut_down();
         }
     }

@@ -4,6 +4,7 @@
 //! [`BulkStream`] takes a session's socket over for the one big copy and blocks; [`SqlClient`] blocks for SQL.
 
 mod bulk;
+mod bulk_socket;
 mod conninfo;
 mod error;
 mod exchange;

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -124,6 +124,24 @@ fn set_options(socket: &Socket, settings: &ConnectionSettings) -> io::Result<()>
         socket.set_tcp_user_timeout(settings.tcp_user_timeout)?;
     }
     Ok(())
+}
+
+/// Makes blocking receives wait for `bytes` (`SO_RCVLOWAT`, socket(7)), which socket2 has no call for.
+pub(super) fn set_low_water_mark(socket: &Socket, bytes: usize) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
+    let length = libc::socklen_t::try_from(size_of_val(&bytes)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the pointer and the length are
+    // those of a live integer, which is what this option takes.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            length,
+        )
+    };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A connection's own reference to its socket.
