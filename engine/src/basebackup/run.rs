@@ -5,13 +5,14 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::bounded;
 use pgstrata_protocol::basebackup::BaseBackupOptions;
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
+use pgstrata_protocol::replication::command::drop_slot as drop_slot_command;
 use pgstrata_protocol::replication::{BackupPosition, TablespaceRow};
 
 use super::config::{BaseBackupConfig, Destination, SlotChoice, WalMethod};
@@ -32,6 +33,8 @@ use crate::stop::Stop;
 use crate::verify::{Ledger, PageChecks, Spool, compare_with_manifest};
 use crate::wal::{SegmentWriter, WalDestination, WalReceiver, WalReceiverConfig};
 
+/// How long a server may take to drop the slot of a failed run.
+const DROP_SLOT_PATIENCE: Duration = Duration::from_secs(10);
 /// Members on their way to the ledger.
 const LEDGER_QUEUE: usize = 1024;
 
@@ -43,7 +46,16 @@ pub fn run(
     stop: &Stop<Failure>,
 ) -> Result<Report, Failure> {
     let mut claims = Claims::default();
-    let outcome = Run { config, progress, observer, stop, began: Instant::now() }.run(&mut claims);
+    let slot_created = Arc::new(AtomicBool::new(false));
+    let run = Run {
+        config,
+        progress,
+        observer,
+        stop,
+        slot_created: Arc::clone(&slot_created),
+        began: Instant::now(),
+    };
+    let outcome = run.run(&mut claims);
     match outcome {
         Ok(report) => {
             claims.keep();
@@ -53,6 +65,9 @@ pub fn run(
             // The first failure is the cause; what this thread ran into may be its consequence.
             let failure = stop.take_reason().unwrap_or(failure);
             clean_up(config, claims, &failure, observer);
+            if slot_created.load(Ordering::Acquire) && config.clean {
+                drop_slot(config, observer);
+            }
             Err(failure)
         }
     }
@@ -74,11 +89,40 @@ fn clean_up(config: &BaseBackupConfig, claims: Claims, failure: &Failure, observ
     }
 }
 
+/// Drops the slot that this run made: nobody would read from it, and the server would keep all WAL for it.
+fn drop_slot(config: &BaseBackupConfig, observer: &Arc<dyn Observer>) {
+    let WalMethod::Stream(SlotChoice::Named { name, create: true }) = &config.wal else { return };
+    let dropped = ControlRuntime::new().map_err(|error| error.to_string()).and_then(|runtime| {
+        runtime.block_on(async {
+            let work = async {
+                let mut session =
+                    Session::connect(&config.connection, Purpose::Replication, Arc::new(|_| {}))
+                        .await
+                        .map_err(|error| error.to_string())?;
+                let command = drop_slot_command(name, true).map_err(|error| error.to_string())?;
+                session.simple_query(&command).await.map_err(|error| error.to_string())?;
+                session.close().await;
+                Ok(())
+            };
+            tokio::time::timeout(DROP_SLOT_PATIENCE, work)
+                .await
+                .unwrap_or_else(|_| Err("the server does not answer".into()))
+        })
+    });
+    if let Err(error) = dropped {
+        observer.warning(&format!(
+            "replication slot \"{name}\" was created and could not be dropped: {error}\n\
+             HINT: it makes the server keep WAL; drop it there with pg_drop_replication_slot."
+        ));
+    }
+}
+
 struct Run<'a> {
     config: &'a BaseBackupConfig,
     progress: &'a Arc<Progress>,
     observer: &'a Arc<dyn Observer>,
     stop: &'a Stop<Failure>,
+    slot_created: Arc<AtomicBool>,
     began: Instant,
 }
 
@@ -235,6 +279,7 @@ impl Run<'_> {
             system_identifier: facts.system.system_identifier,
             status_interval: self.config.status_interval,
             stall_timeout: self.config.stall_timeout,
+            slot_created: Arc::clone(&self.slot_created),
         };
         WalReceiver::connect(config, self.progress, self.notices(), self.stop).map(Some)
     }
@@ -251,6 +296,7 @@ impl Run<'_> {
             // A plain backup has links instead, which the operator may have mapped.
             tablespace_map: matches!(config.destination, Destination::Tar { .. }),
             manifest: config.manifest,
+            wait_for_archive: config.wal == WalMethod::None,
             verify_checksums: config.server_verifies_pages,
         };
         let command = options.command(facts.version).map_err(|error| Failure::Target(error.to_string()))?;
@@ -416,7 +462,16 @@ impl Run<'_> {
         let mut reader = manifest.as_ref().map(File::try_clone).transpose().map_err(reading)?;
         let Begun { archives, mut stream, .. } = begun;
         let (progress, observer) = (&**self.progress, &**self.observer);
-        let source = StreamSource::new(typed, archives, outputs.sink(), feeder, manifest, progress, observer);
+        let source = StreamSource::new(
+            typed,
+            self.config.wal == WalMethod::None,
+            archives,
+            outputs.sink(),
+            feeder,
+            manifest,
+            progress,
+            observer,
+        );
         let end = source.drive(&mut stream)?;
         stream.close();
         if let Some(reader) = &mut reader {
