@@ -420,6 +420,7 @@ impl Run<'_> {
             mode: io.mode,
             alignment: io.alignment,
             sync: config.sync,
+            faults: config.resources.faults.clone(),
         };
         let algorithm = config.manifest.and_then(|manifest| manifest.checksums);
         let checks = Checks {
