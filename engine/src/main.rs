@@ -1,2 +1,7 @@
-//! The program `pgstrata`.
-fn main() {}
+//! The program `pgstrata`. Parses, resolves, runs, reports; see [`pgstrata::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgstrata::cli::main()
+}

@@ -1,1 +1,46 @@
-//! Harness of real PostgreSQL servers.
+//! Harness of real PostgreSQL servers for the end-to-end, fault and compatibility tests.
+//!
+//! A test reads as what it proves:
+//!
+//! ```no_run
+//! use pgstrata::postmaster::Cluster;
+//! use pgstrata_tests as harness;
+//!
+//! let source = harness::cluster(17).with(harness::Workload::small()).start();
+//! let dir = source.dir("copy");
+//! harness::pgstrata(["basebackup", "-D", &dir.to_string_lossy(), "-X", "stream", "-d", &source.conninfo()])
+//!     .run()
+//!     .expect_success();
+//! let copy = Cluster::from_backup(source.program(), &dir).unwrap().start(&[]).unwrap();
+//! harness::compare(&source, &copy);
+//! ```
+//!
+//! Everything here panics with a full message where a test cannot go on: a harness that half works proves nothing.
+//! What a test makes lives in a scratch directory that goes with it, also after a kill (see [`Scratch`]).
+
+mod artifacts;
+mod compare;
+pub mod fake;
+mod interposer;
+mod invocation;
+mod scratch;
+mod servers;
+mod small_fs;
+mod source;
+mod sql;
+mod template;
+mod verify;
+mod workload;
+mod writer;
+
+pub use compare::{Comparison, compare, differences};
+pub use interposer::{Action, Direction, Fault, Interposer};
+pub use invocation::{Finished, Invocation, Running, pgstrata};
+pub use scratch::Scratch;
+pub use servers::{MAJORS, each_major, majors, program};
+pub use small_fs::{FsKind, SmallFs};
+pub use source::{ClusterBuilder, Source, cluster};
+pub use sql::{Row, Sql};
+pub use verify::{Verdict, amcheck, verify_backup};
+pub use workload::{OddFile, Tablespace, Workload};
+pub use writer::{Ledger, Writer};

@@ -68,7 +68,7 @@ pub enum WalStreamError {
         at: Lsn,
         /// What it is.
         kind: &'static str,
-        /// Its bytes so far.
+        /// Its bytes, counted up to the first one too many.
         found: usize,
         /// What they should be.
         expected: &'static str,
@@ -205,8 +205,7 @@ impl WalStreamDecoder {
         }
         if kind == Some(b'k') {
             if !rest.is_empty() || !last {
-                // A last piece may still come empty-handed, but a frame decoder gives no empty pieces.
-                return bad_length(have + rest.len().max(1));
+                return bad_length(KEEPALIVE + 1);
             }
             self.state = State::Between;
             let keepalive = WalEvent::Keepalive {

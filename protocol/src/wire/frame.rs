@@ -86,7 +86,7 @@ pub enum WireError {
     },
     /// The server refused the connection before it could speak the protocol.
     #[error(
-        "the server refused the connection: {text}\nHINT: the server is out of processes or memory; see its log."
+        "the server refused the connection: {text}\nHINT: a PostgreSQL server says this when it is out of processes or memory; see its log."
     )]
     Unframed {
         /// What it said.

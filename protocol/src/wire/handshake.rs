@@ -186,7 +186,7 @@ impl Handshake {
         };
         let (state, step) = match (state, message) {
             (State::AwaitRequest { user, credentials }, BackendMessage::Authentication(request)) => {
-                answer(user, &credentials, request)?
+                answer(&user, &credentials, request)?
             }
             (
                 State::AwaitSaslContinue { scram },
@@ -242,13 +242,13 @@ impl State {
 
 /// Answers the server's first request.
 fn answer(
-    user: String,
+    user: &str,
     credentials: &Credentials,
     request: AuthenticationRequest,
 ) -> Result<(State, HandshakeStep), HandshakeError> {
     let mut out = BytesMut::new();
     let needs = |method| {
-        let missing = || HandshakeError::PasswordRequired { user: user.clone(), method };
+        let missing = || HandshakeError::PasswordRequired { user: user.to_owned(), method };
         credentials.get().ok_or_else(missing)
     };
     let state = match request {

@@ -201,7 +201,7 @@ fn a_body_that_is_cut_short_or_too_long_is_malformed() {
         for keep in 0..body.len() {
             match decode(&[&frame(tag, &body[..keep])]).0.as_slice() {
                 [Item::Error(WireError::Malformed { tag: found, position: 0, .. })] => {
-                    assert_eq!(*found, tag)
+                    assert_eq!(*found, tag);
                 }
                 // What ends anywhere is no message with a fixed layout.
                 [
@@ -284,7 +284,7 @@ fn longest_messages_are_taken_and_nothing_is_reserved_before_it_arrives() {
     let row = frame(b'D', &[&[0, 1][..], &length, &value].concat());
     assert_eq!(row.len(), DEFAULT_MESSAGE_LIMIT + 1);
     let expected = Item::Message(BackendMessage::DataRow(vec![Some(value.into())]));
-    assert_eq!(decode(&[&row]), (vec![expected.clone()], true));
+    assert_eq!(decode(&[&row]), (vec![expected], true));
 
     let longer = header(b'D', i32::try_from(DEFAULT_MESSAGE_LIMIT + 1).unwrap());
     let decoder = FrameDecoder::with_message_limit(2 * DEFAULT_MESSAGE_LIMIT);

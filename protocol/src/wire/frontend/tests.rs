@@ -16,14 +16,22 @@ fn messages_as_bytes() {
         (|out| copy_data(b"", out), b"d\0\0\0\x04"),
         (|out| copy_fail("no", out), b"f\0\0\0\x07no\0"),
         (|out| cancel_request(1, b"key!", out), b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01key!"),
-        (|out| Ok(copy_done(out)), b"c\0\0\0\x04"),
-        (|out| Ok(terminate(out)), b"X\0\0\0\x04"),
-        (|out| Ok(ssl_request(out)), b"\0\0\0\x08\x04\xd2\x16\x2f"),
     ];
     for (encode, expected) in rows {
         let mut out = BytesMut::from(&b"before"[..]);
         encode(&mut out).unwrap();
         assert_eq!(&out[6..], *expected);
+    }
+    type EncodeFixed = fn(&mut BytesMut);
+    let fixed: &[(EncodeFixed, &[u8])] = &[
+        (copy_done, b"c\0\0\0\x04"),
+        (terminate, b"X\0\0\0\x04"),
+        (ssl_request, b"\0\0\0\x08\x04\xd2\x16\x2f"),
+    ];
+    for (encode, expected) in fixed {
+        let mut out = BytesMut::new();
+        encode(&mut out);
+        assert_eq!(&out[..], *expected);
     }
     assert_eq!(copy_data_header(MAX_COPY_DATA).unwrap(), *b"d\x3f\xff\xff\xfe");
 }

@@ -90,9 +90,9 @@ fn scram_offer() -> BackendMessage {
 fn client_first(handshake: &mut Handshake) -> String {
     let bytes = sent(handshake.on_message(scram_offer()));
     let mut body = &bytes[5..];
-    assert_eq!((bytes[0], bytes.len()), (b'p', 1 + (&bytes[1..5]).get_i32() as usize));
+    assert_eq!((bytes[0], bytes.len()), (b'p', 1 + (&bytes[1..5]).get_u32() as usize));
     body = body.strip_prefix(b"SCRAM-SHA-256\0").unwrap();
-    assert_eq!(body.get_i32() as usize, body.len());
+    assert_eq!(body.get_u32() as usize, body.len());
     String::from_utf8(body.to_vec()).unwrap().strip_prefix("n,,").unwrap().to_owned()
 }
 

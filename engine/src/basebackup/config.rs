@@ -1,0 +1,141 @@
+//! What a base backup is to do, checked: combinations that make no sense cannot be built by the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pgstrata_protocol::basebackup::ManifestOptions;
+
+use crate::connect::ConnectionSettings;
+use crate::ring::{FaultPlan, IoMode};
+
+/// A base backup, fully decided.
+#[derive(Debug, Clone)]
+pub struct BaseBackupConfig {
+    /// How to reach the server.
+    pub connection: ConnectionSettings,
+    /// Where the backup goes.
+    pub destination: Destination,
+    /// How the WAL that the backup needs is had.
+    pub wal: WalMethod,
+    /// `backup_label`'s label.
+    pub label: String,
+    /// Whether the checkpoint at the start is to be done at once.
+    pub fast_checkpoint: bool,
+    /// Upper bound of the transfer rate in kB/s.
+    pub max_rate_kb: Option<u32>,
+    /// The manifest that the server is to make.
+    pub manifest: Option<ManifestOptions>,
+    /// Whether the server verifies page checksums.
+    pub server_verifies_pages: bool,
+    /// Whether page checksums are verified here as they arrive.
+    pub check_pages: bool,
+    /// Whether the server is to estimate the size, for the progress report.
+    pub estimate_size: bool,
+    /// Whether to leave settings with which the copy starts as a standby.
+    pub write_recovery_settings: bool,
+    /// Whether everything is made durable before success is reported.
+    pub sync: bool,
+    /// Whether what was made is removed after a failure.
+    pub clean: bool,
+    /// How often the WAL receiver reports its position; zero for never unasked.
+    pub status_interval: Duration,
+    /// After how much silence of the server, once data flows, the connection counts as lost; zero for never.
+    pub stall_timeout: Duration,
+    /// Threads, memory and the disk back end.
+    pub resources: Resources,
+}
+
+/// Where a backup goes.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// Plain format.
+    Directory {
+        /// The data directory to make.
+        path: PathBuf,
+        /// Where `pg_wal` is to lie, if elsewhere.
+        wal_directory: Option<PathBuf>,
+        /// Where tablespaces go: the server's path and ours.
+        tablespace_mapping: Vec<(PathBuf, PathBuf)>,
+    },
+    /// Tar format: a folder of archives.
+    Tar {
+        /// The folder to make.
+        path: PathBuf,
+    },
+    /// Received and verified, and not kept.
+    Discard,
+}
+
+impl Destination {
+    /// The folder that is made, if one is.
+    #[must_use]
+    pub fn path(&self) -> Option<&std::path::Path> {
+        match self {
+            Destination::Directory { path, .. } | Destination::Tar { path } => Some(path),
+            Destination::Discard => None,
+        }
+    }
+}
+
+/// How the WAL between a backup's start and end is had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WalMethod {
+    /// Not at all: it must come from an archive.
+    None,
+    /// With the files, at the end. The server must still have it then.
+    Fetch,
+    /// On a second connection, while the files come.
+    Stream(SlotChoice),
+}
+
+/// The slot that holds WAL for a streaming receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotChoice {
+    /// A slot that the server drops when the connection ends.
+    Temporary,
+    /// None: the server may recycle WAL before it was sent.
+    None,
+    /// One that exists, or is to be made.
+    Named {
+        /// Its name.
+        name: String,
+        /// Whether to make it.
+        create: bool,
+    },
+}
+
+/// Threads, memory and the disk back end.
+#[derive(Debug, Clone)]
+pub struct Resources {
+    /// The disk back end, if not the one that the probe finds best.
+    pub io: Option<IoMode>,
+    /// Number of buffers.
+    pub buffers: usize,
+    /// Bytes of each; a multiple of 8192.
+    pub buffer_size: usize,
+    /// Worker lanes.
+    pub workers: usize,
+    /// Writers.
+    pub writers: usize,
+    /// Operations that each writer keeps with the device.
+    pub depth: usize,
+    /// What the disks are to do wrong, in tests.
+    pub faults: Option<FaultPlan>,
+}
+
+impl Resources {
+    /// The defaults for a machine with so many cores.
+    #[must_use]
+    pub fn for_cores(cores: usize) -> Resources {
+        Resources {
+            io: None,
+            buffers: 128,
+            buffer_size: 256 << 10,
+            workers: (cores / 2).clamp(1, 8),
+            // One writer keeps a device busy; more of them serve arrays of devices.
+            writers: (cores / 8).clamp(1, 8),
+            depth: 64,
+            faults: None,
+        }
+    }
+}

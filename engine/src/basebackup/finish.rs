@@ -1,0 +1,143 @@
+//! The end of a backup: folders synced, names given, and last the one rename that makes it a backup.
+//!
+//! Until that rename no server starts from a plain backup (`global/pg_control` is not there under its name),
+//! and no tool finds `base.tar`. Everything that the rename makes visible is durable before it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crate::failure::Failure;
+use crate::sink::{HELD_CONTROL_FILE, PARTIAL};
+
+/// The manifest until it is complete.
+pub(super) const MANIFEST_TMP: &str = "backup_manifest.tmp";
+const MANIFEST: &str = "backup_manifest";
+/// Folders that are synced side by side: their journal commits then join.
+const SYNC_THREADS: usize = 8;
+
+/// What is left to do for a plain backup whose files are written.
+pub(super) struct PlainEnd<'a> {
+    pub(super) base: &'a Path,
+    /// Folders made in the target, the roots of tablespaces and WAL, and the folders that hold these.
+    pub(super) folders: Vec<PathBuf>,
+    pub(super) recovery: Option<String>,
+    pub(super) has_manifest: bool,
+    pub(super) file_mode: u32,
+    pub(super) sync: bool,
+}
+
+impl PlainEnd<'_> {
+    /// Does it.
+    pub(super) fn finish(self) -> Result<(), Failure> {
+        if let Some(settings) = &self.recovery {
+            self.write_recovery(settings)?;
+        }
+        if self.has_manifest {
+            rename_durably(&self.base.join(MANIFEST_TMP), &self.base.join(MANIFEST), self.sync)?;
+        }
+        if self.sync {
+            sync_folders(&self.folders)?;
+            sync_folder(self.base)?;
+        }
+        let held = self.base.join(HELD_CONTROL_FILE);
+        let control = held.with_file_name("pg_control");
+        rename(&held, &control)?;
+        if self.sync { sync_parent(&control) } else { Ok(()) }
+    }
+
+    fn write_recovery(&self, settings: &str) -> Result<(), Failure> {
+        for (name, content) in [("postgresql.auto.conf", settings), ("standby.signal", "")] {
+            let path = self.base.join(name);
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(self.file_mode)
+                .open(&path)
+                .and_then(|mut file| {
+                    file.write_all(content.as_bytes())?;
+                    if self.sync { file.sync_all() } else { Ok(()) }
+                })
+                .map_err(|error| Failure::disk("write", &path, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives the archives of a tar backup their names. `archives` ends with the base archive.
+pub(super) fn finish_tar(
+    folder: &Path,
+    archives: &[PathBuf],
+    wal: Option<&Path>,
+    parents: &[PathBuf],
+    has_manifest: bool,
+    sync: bool,
+) -> Result<(), Failure> {
+    if has_manifest {
+        rename_durably(&folder.join(MANIFEST_TMP), &folder.join(MANIFEST), sync)?;
+    }
+    let (base, others) = archives.split_last().expect("a backup has a base archive");
+    for archive in others.iter().map(PathBuf::as_path).chain(wal) {
+        rename(&partial(archive), archive)?;
+    }
+    if sync {
+        sync_folder(folder)?;
+        sync_folders(parents)?;
+    }
+    rename(&partial(base), base)?;
+    if sync { sync_folder(folder) } else { Ok(()) }
+}
+
+fn partial(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(PARTIAL);
+    PathBuf::from(name)
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
+    fs::rename(from, to).map_err(|error| Failure::disk("rename", from, error))
+}
+
+/// Syncs the file and gives it its name; the folder is synced by the caller.
+fn rename_durably(from: &Path, to: &Path, sync: bool) -> Result<(), Failure> {
+    if sync {
+        File::open(from)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| Failure::disk("sync", from, error))?;
+    }
+    rename(from, to)
+}
+
+/// Makes a folder's entries durable.
+pub(super) fn sync_folder(path: &Path) -> Result<(), Failure> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| Failure::disk("sync folder", path, error))
+}
+
+fn sync_parent(path: &Path) -> Result<(), Failure> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
+        _ => Ok(()),
+    }
+}
+
+fn sync_folders(folders: &[PathBuf]) -> Result<(), Failure> {
+    let next = AtomicUsize::new(0);
+    let sync = || -> Result<(), Failure> {
+        while let Some(folder) = folders.get(next.fetch_add(1, Ordering::Relaxed)) {
+            sync_folder(folder)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..SYNC_THREADS.min(folders.len())).map(|_| scope.spawn(sync)).collect();
+        for thread in threads {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,27 @@
+//! A base backup of a live server, from the first connection to the last rename.
+//!
+//! Order of events, and why:
+//! 1. connect, ask what the server is, claim the target, probe its file system: all that can be refused early;
+//! 2. the WAL receiver connects and has its slot before the backup begins, so that no WAL is lost between;
+//! 3. `BASE_BACKUP`: files flow through the pipeline, WAL beside them;
+//! 4. the pipeline settles: everything is checked, written and synced;
+//! 5. arrivals are compared with the manifest, folders synced, names given; one rename makes it a backup.
+
+mod cleanup;
+mod config;
+mod finish;
+mod judge;
+mod outputs;
+mod prepare;
+mod progress;
+mod recovery;
+mod report;
+mod run;
+mod target;
+mod transfer;
+
+pub use crate::pipeline::LimitedBy;
+pub use config::{BaseBackupConfig, Destination, Resources, SlotChoice, WalMethod};
+pub use progress::{Observer, Phase, Progress};
+pub use report::{Phases, Report, process_usage};
+pub use run::run;

@@ -1,0 +1,314 @@
+//! Runs a base backup. One thread asks, receives and decodes; the pipeline and the WAL receiver have their own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use pgstrata_protocol::basebackup::BaseBackupOptions;
+use pgstrata_protocol::manifest::ChecksumAlgorithm;
+use pgstrata_protocol::replication::{BackupPosition, TablespaceRow};
+
+use super::cleanup::{clean_up, drop_slot};
+use super::config::{BaseBackupConfig, Destination, SlotChoice, WalMethod};
+use super::prepare::{ServerFacts, archives};
+use super::progress::{Observer, Phase, Progress};
+use super::recovery::recovery_settings;
+use super::report::{Phases, Report, process_usage};
+use super::target::Claims;
+use super::transfer::Transferred;
+use crate::connect::{BulkStream, ControlRuntime, CopyDirection, NoticeSink, Purpose, Reply, Session};
+use crate::failure::Failure;
+use crate::pipeline::{Limit, Pipeline};
+use crate::ring::{IoMode, ProbeReport, probe};
+use crate::sink::Archive;
+use crate::source::StreamEnd;
+use crate::stop::Stop;
+use crate::wal::{WalReceiver, WalReceiverConfig};
+
+/// Takes the backup. `stop` ends it early; what was made is then removed, unless the configuration says otherwise.
+pub fn run(
+    config: &BaseBackupConfig,
+    progress: &Arc<Progress>,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop<Failure>,
+) -> Result<Report, Failure> {
+    let mut claims = Claims::default();
+    let slot_created = Arc::new(AtomicBool::new(false));
+    let run = Run {
+        config,
+        progress,
+        observer,
+        stop,
+        slot_created: Arc::clone(&slot_created),
+        began: Instant::now(),
+    };
+    let outcome = run.run(&mut claims);
+    match outcome {
+        Ok(report) => {
+            claims.keep();
+            Ok(report)
+        }
+        Err(failure) => {
+            // The first failure is the cause; what this thread ran into may be its consequence.
+            let failure = stop.take_reason().unwrap_or(failure);
+            clean_up(config, claims, &failure, observer);
+            if slot_created.load(Ordering::Acquire) && config.clean {
+                drop_slot(config, observer);
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// A run under way.
+pub(super) struct Run<'a> {
+    pub(super) config: &'a BaseBackupConfig,
+    pub(super) progress: &'a Arc<Progress>,
+    pub(super) observer: &'a Arc<dyn Observer>,
+    pub(super) stop: &'a Stop<Failure>,
+    slot_created: Arc<AtomicBool>,
+    began: Instant,
+}
+
+/// The backup as the server begins it.
+pub(super) struct Begun {
+    pub(super) start: BackupPosition,
+    pub(super) archives: Vec<Archive>,
+    pub(super) stream: BulkStream,
+}
+
+/// The disk back end of the run.
+pub(super) struct Io {
+    pub(super) mode: IoMode,
+    pub(super) alignment: usize,
+    reason: String,
+}
+
+struct Totals {
+    files: u64,
+    files_verified: u64,
+    wal_bytes: u64,
+}
+
+impl Run<'_> {
+    fn run(&self, claims: &mut Claims) -> Result<Report, Failure> {
+        let config = self.config;
+        let runtime =
+            ControlRuntime::new().map_err(|error| Failure::disk("start the runtime of", "sockets", error))?;
+        let (session, facts) = self.wait(&runtime, self.open_session())?;
+        self.note(format_args!("connected to PostgreSQL {}", facts.version_text));
+        if let Some(path) = config.destination.path() {
+            claims.claim(path, facts.folder_mode)?;
+        }
+        let io = self.probe()?;
+        let mut receiver = self.connect_wal_receiver(&facts)?;
+
+        self.progress.enter(Phase::WaitingForCheckpoint);
+        let begun = self.wait(&runtime, self.begin(session, &facts))?;
+        let mut phases = Phases { start: self.seconds(), ..Phases::default() };
+        let BackupPosition { lsn, timeline } = begun.start;
+        self.note(format_args!("write-ahead log start point: {lsn} on timeline {timeline}"));
+
+        let recovery = self.recovery();
+        let mut outputs =
+            self.make_outputs(claims, &facts, &begun.archives, recovery.as_deref(), receiver.is_some())?;
+        if let Some(receiver) = &mut receiver {
+            receiver.start(self.wal_writer(&outputs, &facts, begun.start)?);
+        }
+        let scratch = config.destination.path().map_or_else(std::env::temp_dir, Path::to_owned);
+        let Transferred { end, pipeline, spool, manifest } =
+            self.transfer(begun, &facts, &io, &mut outputs, &scratch, |end| {
+                phases.data = self.seconds() - phases.start;
+                if let Some(receiver) = &receiver {
+                    receiver.stop_at(end.end.lsn);
+                }
+            })?;
+        let settled = self.seconds();
+        phases.settle = settled - phases.start - phases.data;
+
+        self.progress.enter(Phase::WaitingForWal);
+        let wal_bytes = receiver.map_or(Ok(0), WalReceiver::finish)?;
+        self.check_stopped()?;
+        let received_wal = self.seconds();
+        phases.wal = received_wal - settled;
+
+        self.progress.enter(Phase::Finishing);
+        Self::fail_on_findings(&pipeline)?;
+        let files = spool.members;
+        let range = (lsn, end.end.lsn);
+        let files_verified =
+            manifest.map_or(Ok(0), |manifest| Self::compare(manifest, spool, &facts, range))?;
+        self.check_stopped()?;
+        let has_wal_archive = matches!(config.wal, WalMethod::Stream(_));
+        self.finish(outputs, claims, recovery, &facts, has_wal_archive)?;
+        phases.total = self.seconds();
+        phases.end = phases.total - received_wal;
+        Ok(self.report(
+            &facts,
+            &pipeline,
+            &io,
+            phases,
+            (lsn, &end),
+            &Totals { files, files_verified, wal_bytes },
+        ))
+    }
+
+    fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    pub(super) fn note(&self, text: std::fmt::Arguments<'_>) {
+        self.observer.note(&text.to_string());
+    }
+
+    pub(super) fn check_stopped(&self) -> Result<(), Failure> {
+        if self.stop.is_thrown() { Err(Failure::Stopped) } else { Ok(()) }
+    }
+
+    fn notices(&self) -> NoticeSink {
+        let observer = Arc::clone(self.observer);
+        Arc::new(move |notice| observer.warning(&notice.to_string()))
+    }
+
+    /// Waits for the server, but no longer than until the run is stopped.
+    fn wait<T>(
+        &self,
+        runtime: &ControlRuntime,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        runtime.block_on(self.stop.unless_thrown(work))
+    }
+
+    async fn open_session(&self) -> Result<(Session, ServerFacts), Failure> {
+        let mut session =
+            Session::connect(&self.config.connection, Purpose::Replication, self.notices()).await?;
+        let facts = ServerFacts::ask(&mut session, self.config).await?;
+        Ok((session, facts))
+    }
+
+    /// Chooses the disk back end for the target.
+    fn probe(&self) -> Result<Io, Failure> {
+        let Some(path) = self.config.destination.path() else {
+            return Ok(Io { mode: IoMode::Threads, alignment: 1, reason: "nothing is written".into() });
+        };
+        let ProbeReport { mode, reason, alignment, .. } =
+            probe(path, self.config.resources.io).map_err(|error| Failure::Target(error.to_string()))?;
+        self.note(format_args!("disk back end: {mode} ({reason})"));
+        Ok(Io { mode, alignment, reason })
+    }
+
+    fn connect_wal_receiver(&self, facts: &ServerFacts) -> Result<Option<WalReceiver>, Failure> {
+        let WalMethod::Stream(slot) = &self.config.wal else { return Ok(None) };
+        let config = WalReceiverConfig {
+            connection: self.config.connection.clone(),
+            slot: slot.clone(),
+            system_identifier: facts.system.system_identifier,
+            status_interval: self.config.status_interval,
+            stall_timeout: self.config.stall_timeout,
+            slot_created: Arc::clone(&self.slot_created),
+        };
+        WalReceiver::connect(config, self.progress, self.notices(), self.stop).map(Some)
+    }
+
+    /// Sends BASE_BACKUP and waits for the checkpoint and the list of tablespaces.
+    async fn begin(&self, mut session: Session, facts: &ServerFacts) -> Result<Begun, Failure> {
+        let config = self.config;
+        let options = BaseBackupOptions {
+            label: config.label.clone(),
+            progress: config.estimate_size,
+            fast_checkpoint: config.fast_checkpoint,
+            include_wal: config.wal == WalMethod::Fetch,
+            max_rate_kb: config.max_rate_kb,
+            // A plain backup has links instead, which the operator may have mapped.
+            tablespace_map: matches!(config.destination, Destination::Tar { .. }),
+            manifest: config.manifest,
+            wait_for_archive: config.wal == WalMethod::None,
+            verify_checksums: config.server_verifies_pages,
+        };
+        let command = options.command(facts.version).map_err(|error| Failure::Target(error.to_string()))?;
+        let reply = session
+            .begin_copy(&command)
+            .await
+            .map_err(|error| Failure::session("could not initiate base backup", error))?;
+        let Reply::Copy { direction: CopyDirection::Out, results } = reply else {
+            return Err(Failure::stream("BASE_BACKUP", &"the server answered without sending a backup"));
+        };
+        let refuse = |error: &dyn std::fmt::Display| Failure::stream("BASE_BACKUP", error);
+        let [start, tablespaces] = <[_; 2]>::try_from(results)
+            .map_err(|results| refuse(&format!("{} results before the data, expected 2", results.len())))?;
+        let start = BackupPosition::from_result(&start).map_err(|error| refuse(&error))?;
+        let rows = TablespaceRow::from_result(&tablespaces).map_err(|error| refuse(&error))?;
+        let estimate = rows.iter().filter_map(|row| row.size_kb).fold(0, u64::saturating_add);
+        self.progress.estimate.store(estimate.saturating_mul(1024), Ordering::Relaxed);
+        self.progress.tablespaces.store(u32::try_from(rows.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        let mut stream =
+            session.into_bulk().map_err(|error| Failure::session("could not take over the socket", error))?;
+        let limit = Some(config.stall_timeout).filter(|limit| !limit.is_zero());
+        stream
+            .set_stall_limit(limit)
+            .map_err(|error| Failure::session("could not set a time limit", error))?;
+        if let Some(cancel) = stream.cancel_handle() {
+            self.stop.on_thrown(move || cancel.cancel());
+        }
+        Ok(Begun { start, archives: archives(&rows), stream })
+    }
+
+    fn recovery(&self) -> Option<String> {
+        self.config.write_recovery_settings.then(|| {
+            let slot = match &self.config.wal {
+                WalMethod::Stream(SlotChoice::Named { name, .. }) => Some(name.as_str()),
+                _ => None,
+            };
+            recovery_settings(&self.config.connection, slot)
+        })
+    }
+
+    fn report(
+        &self,
+        facts: &ServerFacts,
+        pipeline: &Pipeline,
+        io: &Io,
+        phases: Phases,
+        (start, end): (pgstrata_protocol::Lsn, &StreamEnd),
+        totals: &Totals,
+    ) -> Report {
+        let stages = Limit::judge(&pipeline.counters);
+        let (cpu_seconds, peak_memory) = process_usage();
+        let bytes = stages.lanes.bytes;
+        let algorithm = self.config.manifest.and_then(|manifest| manifest.checksums);
+        Report {
+            path: self.config.destination.path().map(Path::to_owned),
+            format: match self.config.destination {
+                Destination::Directory { .. } => "plain",
+                Destination::Tar { .. } => "tar",
+                Destination::Discard => "discard",
+            },
+            server_version: facts.version_text.clone(),
+            system_identifier: facts.system.system_identifier.to_string(),
+            timeline: end.end.timeline.0,
+            start_lsn: start.to_string(),
+            end_lsn: end.end.lsn.to_string(),
+            files: totals.files,
+            bytes,
+            wal_bytes: totals.wal_bytes,
+            files_verified: totals.files_verified,
+            checksum_algorithm: algorithm.unwrap_or(ChecksumAlgorithm::None).to_string(),
+            pages_checked: self.config.check_pages,
+            durable: self.config.sync && !matches!(self.config.destination, Destination::Discard),
+            seconds: phases,
+            bytes_per_second: per_second(bytes, phases.total),
+            cpu_seconds,
+            peak_memory,
+            io: io.mode.to_string(),
+            io_reason: io.reason.clone(),
+            limited_by: Report::limit(&phases, &stages),
+            stages,
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people; 53 bits of bytes are 9 PB")]
+fn per_second(bytes: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { bytes as f64 / seconds } else { 0.0 }
+}

@@ -1,0 +1,463 @@
+//! `pgstrata basebackup`: pg_basebackup's options, resolved into a checked configuration.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use clap::{Args, ValueEnum};
+use pgstrata_protocol::basebackup::ManifestOptions;
+use pgstrata_protocol::manifest::ChecksumAlgorithm;
+
+use super::connection::ConnectionArgs;
+use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, WalMethod};
+use crate::ring::IoMode;
+
+/// Take a base backup of a running PostgreSQL server
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true, args_override_self = true)]
+pub(super) struct BaseBackupArgs {
+    /// Receive base backup into directory
+    #[arg(short = 'D', long, value_name = "DIRECTORY", help_heading = "Options controlling the output")]
+    pgdata: Option<PathBuf>,
+    /// Output format (plain, tar)
+    #[arg(
+        short = 'F',
+        long,
+        value_name = "p|t",
+        default_value = "plain",
+        help_heading = "Options controlling the output"
+    )]
+    format: String,
+    /// Maximum transfer rate to transfer data directory (in kB/s, or use suffix "k" or "M")
+    #[arg(short = 'r', long, value_name = "RATE", help_heading = "Options controlling the output")]
+    max_rate: Option<String>,
+    /// Write configuration for replication
+    #[arg(short = 'R', long, help_heading = "Options controlling the output")]
+    write_recovery_conf: bool,
+    /// Relocate tablespace in OLDDIR to NEWDIR
+    #[arg(short = 'T', long, value_name = "OLDDIR=NEWDIR", help_heading = "Options controlling the output")]
+    tablespace_mapping: Vec<OsString>,
+    /// Location for the write-ahead log directory
+    #[arg(long, value_name = "WALDIR", help_heading = "Options controlling the output")]
+    waldir: Option<PathBuf>,
+    /// Include required WAL files with specified method
+    #[arg(
+        short = 'X',
+        long,
+        value_name = "none|fetch|stream",
+        default_value = "stream",
+        help_heading = "Options controlling the output"
+    )]
+    wal_method: String,
+    /// Receive and verify everything, and keep nothing: what the server and the network can do
+    #[arg(long, conflicts_with_all = ["pgdata", "write_recovery_conf", "waldir"], help_heading = "Options controlling the output")]
+    discard: bool,
+
+    /// Set fast or spread (default) checkpointing
+    #[arg(
+        short = 'c',
+        long,
+        value_name = "fast|spread",
+        default_value = "spread",
+        help_heading = "General options"
+    )]
+    checkpoint: String,
+    /// Create replication slot
+    #[arg(short = 'C', long, help_heading = "General options")]
+    create_slot: bool,
+    /// Set backup label
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "LABEL",
+        default_value = "pg_basebackup base backup",
+        help_heading = "General options"
+    )]
+    label: String,
+    /// Do not clean up after errors
+    #[arg(short = 'n', long, help_heading = "General options")]
+    no_clean: bool,
+    /// Do not wait for changes to be written safely to disk
+    #[arg(short = 'N', long, help_heading = "General options")]
+    no_sync: bool,
+    /// Show progress information
+    #[arg(short = 'P', long, help_heading = "General options")]
+    progress: bool,
+    /// Replication slot to use
+    #[arg(short = 'S', long, value_name = "SLOTNAME", help_heading = "General options")]
+    slot: Option<String>,
+    /// Prevent creation of temporary replication slot
+    #[arg(long, help_heading = "General options")]
+    no_slot: bool,
+    /// Output verbose messages
+    #[arg(short = 'v', long, help_heading = "General options")]
+    verbose: bool,
+    /// Use algorithm for manifest checksums
+    #[arg(long, value_name = "SHA{224,256,384,512}|CRC32C|NONE", help_heading = "General options")]
+    manifest_checksums: Option<String>,
+    /// Hex encode all file names in manifest
+    #[arg(long, help_heading = "General options")]
+    manifest_force_encode: bool,
+    /// Do not estimate backup size in server
+    #[arg(long, help_heading = "General options")]
+    no_estimate_size: bool,
+    /// Suppress generation of backup manifest
+    #[arg(long, help_heading = "General options")]
+    no_manifest: bool,
+    /// Do not verify checksums
+    #[arg(long, help_heading = "General options")]
+    no_verify_checksums: bool,
+    /// Verify page checksums as they arrive
+    #[arg(long, help_heading = "General options")]
+    check_pages: bool,
+
+    /// Disk back end
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Engine options")]
+    io: IoArg,
+    /// Memory for buffers, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u16).range(4..=16384), help_heading = "Engine options")]
+    buffers: u16,
+    /// Threads that verify checksums
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Engine options")]
+    workers: Option<u16>,
+    /// Seconds of silence, once data flows, after which the server counts as lost (0 for never)
+    #[arg(long, value_name = "SECS", default_value_t = 300, help_heading = "Engine options")]
+    stall_timeout: u64,
+    /// Write progress and summary to stdout as JSON, an object a line
+    #[arg(long, help_heading = "Engine options")]
+    pub(super) json: bool,
+
+    /// Time between status packets sent to server (in seconds)
+    #[arg(
+        short = 's',
+        long,
+        value_name = "INTERVAL",
+        default_value_t = 10,
+        help_heading = "Connection options"
+    )]
+    status_interval: u64,
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+
+    // Options of pg_basebackup that this version does not have. They are known so that they can be refused
+    // by name.
+    #[arg(short = 'i', long, hide = true)]
+    incremental: Option<OsString>,
+    #[arg(short = 't', long, hide = true)]
+    target: Option<String>,
+    #[arg(short = 'z', long, hide = true)]
+    gzip: bool,
+    #[arg(short = 'Z', long, hide = true)]
+    compress: Option<String>,
+    #[arg(long, hide = true)]
+    sync_method: Option<String>,
+
+    /// Show this help, then exit
+    #[arg(short = '?', long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// `--io`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum IoArg {
+    /// The best that works on the target, by a probe.
+    Auto,
+    /// `io_uring` past the page cache.
+    Direct,
+    /// `io_uring` through the page cache, dropped behind.
+    Uncached,
+    /// Plain threads and system calls.
+    Threads,
+}
+
+impl IoArg {
+    /// The mode, unless the probe is to choose.
+    pub(super) fn mode(self) -> Option<IoMode> {
+        match self {
+            IoArg::Auto => None,
+            IoArg::Direct => Some(IoMode::Direct),
+            IoArg::Uncached => Some(IoMode::Uncached),
+            IoArg::Threads => Some(IoMode::Threads),
+        }
+    }
+}
+
+impl BaseBackupArgs {
+    /// Whether progress is to be shown even where stderr is no terminal.
+    pub(super) fn shows_progress(&self) -> bool {
+        self.progress
+    }
+
+    /// Whether to tell more.
+    pub(super) fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
+    /// Checks the options against each other, in the order in which pg_basebackup complains.
+    pub(super) fn resolve(&self) -> anyhow::Result<BaseBackupConfig> {
+        self.refuse_what_is_missing()?;
+        let tar = match self.format.as_str() {
+            "p" | "plain" => false,
+            "t" | "tar" => true,
+            other => bail!("invalid output format \"{other}\", must be \"plain\" or \"tar\""),
+        };
+        let fast_checkpoint = match self.checkpoint.to_ascii_lowercase().as_str() {
+            "fast" => true,
+            "spread" => false,
+            other => bail!("invalid checkpoint argument \"{other}\", must be \"fast\" or \"spread\""),
+        };
+        let destination = self.destination(tar)?;
+        let wal = self.wal_method()?;
+        if self.progress && self.no_estimate_size {
+            bail!("options --progress and --no-estimate-size cannot be used together");
+        }
+        let manifest = self.manifest()?;
+        if manifest.is_none() && self.discard {
+            bail!("options --discard and --no-manifest cannot be used together: nothing would be left to do");
+        }
+        let mut resources = Resources::for_cores(std::thread::available_parallelism().map_or(1, usize::from));
+        resources.io = self.io.mode();
+        resources.buffers = ((usize::from(self.buffers) << 20) / resources.buffer_size).max(8);
+        if let Some(workers) = self.workers {
+            resources.workers = usize::from(workers);
+        }
+        Ok(BaseBackupConfig {
+            connection: self.connection.resolve("pgstrata")?,
+            destination,
+            wal,
+            label: self.label.clone(),
+            fast_checkpoint,
+            max_rate_kb: self.max_rate.as_deref().map(parse_max_rate).transpose()?,
+            manifest,
+            server_verifies_pages: !self.no_verify_checksums,
+            check_pages: self.check_pages,
+            estimate_size: !self.no_estimate_size,
+            write_recovery_settings: self.write_recovery_conf,
+            sync: !self.no_sync,
+            clean: !self.no_clean,
+            status_interval: Duration::from_secs(self.status_interval),
+            stall_timeout: Duration::from_secs(self.stall_timeout),
+            resources,
+        })
+    }
+
+    fn refuse_what_is_missing(&self) -> anyhow::Result<()> {
+        let missing = [
+            (self.incremental.is_some(), "--incremental"),
+            (self.target.is_some(), "--target"),
+            (self.gzip, "--gzip"),
+            (
+                self.compress.as_deref().is_some_and(|compress| !matches!(compress, "0" | "none")),
+                "--compress",
+            ),
+            (self.sync_method.as_deref().is_some_and(|method| method != "fsync"), "--sync-method"),
+            (self.pgdata.as_deref() == Some(Path::new("-")), "--pgdata=- (tar to standard output)"),
+        ];
+        match missing.iter().find(|(given, _)| *given) {
+            Some((_, name)) => bail!(
+                "option {name} is not supported by this version of pgstrata\n\
+                 HINT: leave it out, or use pg_basebackup for this backup."
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn destination(&self, tar: bool) -> anyhow::Result<Destination> {
+        if self.discard {
+            return Ok(Destination::Discard);
+        }
+        let Some(path) = &self.pgdata else { bail!("no target directory specified") };
+        let path = absolute(path)?;
+        let mut tablespace_mapping = Vec::new();
+        for mapping in &self.tablespace_mapping {
+            tablespace_mapping.push(parse_mapping(mapping)?);
+        }
+        if tar {
+            if self.waldir.is_some() {
+                bail!("WAL directory location can only be specified in plain mode");
+            }
+            return Ok(Destination::Tar { path });
+        }
+        let wal_directory = match &self.waldir {
+            Some(path) if path.is_relative() => bail!("WAL directory location must be an absolute path"),
+            path => path.clone(),
+        };
+        Ok(Destination::Directory { path, wal_directory, tablespace_mapping })
+    }
+
+    fn wal_method(&self) -> anyhow::Result<WalMethod> {
+        let method = match self.wal_method.as_str() {
+            "n" | "none" => WalMethod::None,
+            "f" | "fetch" => WalMethod::Fetch,
+            "s" | "stream" => WalMethod::Stream(SlotChoice::Temporary),
+            other => {
+                bail!("invalid wal-method option \"{other}\", must be \"fetch\", \"stream\", or \"none\"")
+            }
+        };
+        let streams = matches!(method, WalMethod::Stream(_));
+        match (&self.slot, self.no_slot, self.create_slot) {
+            (Some(_), _, _) if !streams => bail!("replication slots can only be used with WAL streaming"),
+            (Some(_), true, _) => bail!("--no-slot cannot be used with slot name"),
+            (None, _, true) => bail!("--create-slot needs a slot to be specified using --slot"),
+            (Some(name), false, create) => {
+                Ok(WalMethod::Stream(SlotChoice::Named { name: name.clone(), create }))
+            }
+            (None, true, false) if streams => Ok(WalMethod::Stream(SlotChoice::None)),
+            (None, _, false) if self.discard => Ok(WalMethod::None),
+            (None, _, false) => Ok(method),
+        }
+    }
+
+    fn manifest(&self) -> anyhow::Result<Option<ManifestOptions>> {
+        if self.no_manifest {
+            if self.manifest_checksums.is_some() {
+                bail!("--no-manifest and --manifest-checksums are incompatible options");
+            }
+            if self.manifest_force_encode {
+                bail!("--no-manifest and --manifest-force-encode are incompatible options");
+            }
+            return Ok(None);
+        }
+        let checksums = match &self.manifest_checksums {
+            None => ChecksumAlgorithm::Crc32c,
+            Some(name) => name.parse().map_err(|_| anyhow!("unrecognized checksum algorithm: \"{name}\""))?,
+        };
+        Ok(Some(ManifestOptions { checksums: Some(checksums), force_encode: self.manifest_force_encode }))
+    }
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path)
+        .map_err(|error| anyhow!("could not make \"{}\" an absolute path: {error}", path.display()))
+}
+
+/// `32`, `32k` or `32M`, in kB/s (`parse_max_rate`, `pg_basebackup.c`). Fractions are taken, as there.
+fn parse_max_rate(text: &str) -> anyhow::Result<u32> {
+    let trimmed = text.trim();
+    let (number, factor) = match trimmed.strip_suffix('M') {
+        Some(number) => (number, 1024.0),
+        None => (trimmed.strip_suffix('k').unwrap_or(trimmed), 1.0),
+    };
+    let number: f64 =
+        number.trim().parse().map_err(|_| anyhow!("transfer rate \"{text}\" is not a valid value"))?;
+    if number <= 0.0 {
+        bail!("transfer rate must be greater than zero");
+    }
+    let rate = (number * factor).floor();
+    if !(32.0..=1_048_576.0).contains(&rate) {
+        bail!("transfer rate \"{text}\" is out of range, expected 32 to 1048576 kB/s");
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is in range, as just checked"
+    )]
+    Ok(rate as u32)
+}
+
+/// `OLD=NEW`, where `\=` stands for an equals sign within a path (`tablespace_list_append`, `pg_basebackup.c`).
+fn parse_mapping(argument: &OsString) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let shown = argument.display();
+    let (mut parts, mut bytes) = (vec![Vec::new()], argument.as_bytes().iter().peekable());
+    while let Some(&byte) = bytes.next() {
+        match byte {
+            b'\\' if bytes.peek() == Some(&&b'=') => {
+                bytes.next();
+                parts.last_mut().expect("never empty").push(b'=');
+            }
+            b'=' => parts.push(Vec::new()),
+            _ => parts.last_mut().expect("never empty").push(byte),
+        }
+    }
+    let count = parts.len();
+    let [old, new] = <[Vec<u8>; 2]>::try_from(parts).map_err(|_| match count {
+        1 => anyhow!("invalid tablespace mapping format \"{shown}\", must be \"OLDDIR=NEWDIR\""),
+        _ => anyhow!("multiple \"=\" signs in tablespace mapping"),
+    })?;
+    if old.is_empty() || new.is_empty() {
+        bail!("invalid tablespace mapping format \"{shown}\", must be \"OLDDIR=NEWDIR\"");
+    }
+    let path = |bytes: Vec<u8>, which| {
+        let path = PathBuf::from(OsString::from_vec(bytes));
+        match path.is_absolute() {
+            true => Ok(path),
+            false => Err(anyhow!(
+                "{which} directory is not an absolute path in tablespace mapping: {}",
+                path.display()
+            )),
+        }
+    };
+    Ok((path(old, "old")?, path(new, "new")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    struct Program {
+        #[command(flatten)]
+        args: BaseBackupArgs,
+    }
+
+    fn resolve(line: &str) -> anyhow::Result<BaseBackupConfig> {
+        Program::try_parse_from(std::iter::once("x").chain(line.split_whitespace()))?.args.resolve()
+    }
+
+    #[test]
+    fn resolves_what_operators_write() {
+        let config =
+            resolve("-D /b -Ft -Xf -c FAST -r 2M -l night -s 0 -n -N -h db -p 5433 -U rep").expect("valid");
+        assert!(matches!(config.destination, Destination::Tar { ref path } if path == Path::new("/b")));
+        assert_eq!(config.wal, WalMethod::Fetch);
+        assert!(config.fast_checkpoint && !config.clean && !config.sync);
+        assert_eq!(config.max_rate_kb, Some(2048));
+        assert_eq!(config.status_interval, Duration::ZERO);
+        let config =
+            resolve("-D /b -S s -C --waldir=/w -T /a=/b -R --manifest-checksums sha256").expect("valid");
+        assert_eq!(config.wal, WalMethod::Stream(SlotChoice::Named { name: "s".into(), create: true }));
+        assert_eq!(config.manifest.and_then(|m| m.checksums), Some(ChecksumAlgorithm::Sha256));
+    }
+
+    #[test]
+    fn refuses_by_name() {
+        for (line, expected) in [
+            ("", "no target directory specified"),
+            ("-D /b -F x", "invalid output format"),
+            ("-D /b -X maybe", "invalid wal-method"),
+            ("-D /b -c soon", "invalid checkpoint argument"),
+            ("-D /b -S s -X fetch", "only be used with WAL streaming"),
+            ("-D /b -S s --no-slot", "--no-slot cannot be used with slot name"),
+            ("-D /b -C", "--create-slot needs a slot"),
+            ("-D /b -Ft --waldir /w", "only be specified in plain mode"),
+            ("-D /b --waldir w", "must be an absolute path"),
+            ("-D /b -T /a", "must be \"OLDDIR=NEWDIR\""),
+            ("-D /b -T /a=/b=/c", "multiple \"=\" signs"),
+            ("-D /b -T a=/b", "old directory is not an absolute path"),
+            ("-D /b -r 31", "out of range"),
+            ("-D /b -r x", "not a valid value"),
+            ("-D /b -P --no-estimate-size", "cannot be used together"),
+            ("-D /b --no-manifest --manifest-checksums none", "incompatible"),
+            ("-D /b --no-manifest --manifest-force-encode", "incompatible"),
+            ("-D /b --manifest-checksums md5", "unrecognized checksum algorithm"),
+            ("-D /b -z", "--gzip is not supported"),
+            ("-D /b -Z zstd", "--compress is not supported"),
+            ("-D /b -t blackhole", "--target is not supported"),
+            ("-D /b -i m", "--incremental is not supported"),
+            ("-D - -Ft", "standard output"),
+        ] {
+            let refused = resolve(line).expect_err(line).to_string();
+            assert!(refused.contains(expected), "{line}: {refused}");
+        }
+    }
+
+    #[test]
+    fn mapping_escapes() {
+        let (old, new) = parse_mapping(&OsString::from(r"/a\=b=/c\=d")).expect("valid");
+        assert_eq!((old, new), (PathBuf::from("/a=b"), PathBuf::from("/c=d")));
+    }
+}

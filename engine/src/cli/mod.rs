@@ -1,0 +1,59 @@
+//! The command line: flags → checked configuration → engine call → report. Decides nothing itself.
+//!
+//! Exit status 0 for success, 1 for every failure; a run that a signal ended dies of that signal, as a shell
+//! and its scripts expect.
+
+mod basebackup;
+mod connection;
+mod open_files;
+mod progress;
+mod run_basebackup;
+mod signals;
+mod summary;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+
+/// A high-throughput, storage-side backup engine for PostgreSQL
+#[derive(Debug, Parser)]
+#[command(name = "pgstrata", version, disable_help_subcommand = true, max_term_width = 100)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take a base backup of a running PostgreSQL server
+    #[command(name = "basebackup")]
+    BaseBackup(Box<basebackup::BaseBackupArgs>),
+}
+
+/// Runs the program with the arguments of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let program = match Program::try_parse() {
+        Ok(program) => program,
+        Err(error) => {
+            // clap writes help and version to stdout, complaints to stderr.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    open_files::raise_limit();
+    let outcome = match &program.command {
+        Command::BaseBackup(args) => run_basebackup::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(Failure::Signal(signal)) = error.downcast_ref() {
+                signals::die_of(*signal);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

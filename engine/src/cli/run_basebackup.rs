@@ -1,0 +1,75 @@
+//! Runs `pgstrata basebackup`: asks for a password where one is needed, shows progress, tells the end.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::basebackup::BaseBackupArgs;
+use super::connection::ask;
+use super::progress::{Display, Show, Voice, bar, print_json};
+use super::signals::throw_on_signal;
+use super::summary::summary;
+use crate::basebackup::{BaseBackupConfig, Observer, Progress, Report, run as back_up};
+use crate::connect::ConnectError;
+use crate::failure::Failure;
+use crate::stop::Stop;
+
+/// Does what the arguments ask. Failures are told here, and once.
+pub(super) fn run(args: &BaseBackupArgs) -> anyhow::Result<()> {
+    let outcome = args.resolve().and_then(|config| with_password(args, config));
+    match &outcome {
+        Ok(report) if args.json => {
+            let mut event = serde_json::to_value(report)?;
+            event["event"] = "summary".into();
+            print_json(&event);
+        }
+        Ok(report) => {
+            // A closed stderr must not end a backup.
+            let _ = write!(std::io::stderr(), "pgstrata: base backup completed\n{}", summary(report));
+        }
+        Err(error) => {
+            if args.json {
+                print_json(&json!({ "event": "error", "message": error.to_string() }));
+            }
+            let _ = writeln!(std::io::stderr(), "pgstrata: error: {}", told(error));
+        }
+    }
+    outcome.map(drop)
+}
+
+/// A failure tells its causes itself; other errors have theirs in a chain.
+fn told(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<Failure>() {
+        Some(failure) => failure.to_string(),
+        None => format!("{error:#}"),
+    }
+}
+
+fn with_password(args: &BaseBackupArgs, mut config: BaseBackupConfig) -> anyhow::Result<Report> {
+    let stop = Stop::new();
+    throw_on_signal(&stop)?;
+    match attempt(args, &config, &stop) {
+        Err(Failure::Connect(ConnectError::PasswordRequired { .. })) if args.connection.may_ask() => {
+            config.connection = ask(config.connection)?;
+            Ok(attempt(args, &config, &stop)?)
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+fn attempt(
+    args: &BaseBackupArgs,
+    config: &BaseBackupConfig,
+    stop: &Stop<Failure>,
+) -> Result<Report, Failure> {
+    let show = Show::choose(args.json, args.shows_progress());
+    let progress = Arc::new(Progress::default());
+    let bar = bar(show);
+    let verbose = args.is_verbose();
+    let observer: Arc<dyn Observer> = Arc::new(Voice { bar: bar.clone(), verbose });
+    let display = Display::start(show, verbose, Arc::clone(&progress), bar);
+    let outcome = back_up(config, &progress, &observer, stop);
+    drop(display);
+    outcome
+}

@@ -1,0 +1,61 @@
+//! The end of a backup in words.
+
+use std::fmt::Write;
+
+use super::progress::{human_bytes, human_seconds};
+use crate::basebackup::{LimitedBy, Report};
+
+/// What a finished backup tells people.
+pub(super) fn summary(report: &Report) -> String {
+    let mut text = String::new();
+    let mut row = |name: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {name:<12} {value}");
+    };
+    let place = report.path.as_ref().map_or_else(|| "nothing kept".into(), |path| path.display().to_string());
+    row("backup", format!("{place} ({}, PostgreSQL {})", report.format, report.server_version));
+    row("range", format!("{} to {} on timeline {}", report.start_lsn, report.end_lsn, report.timeline));
+    row("data", format!("{} in {} files", human_bytes(report.bytes), report.files));
+    if report.wal_bytes > 0 {
+        row("WAL", human_bytes(report.wal_bytes));
+    }
+    let verified = match (report.files_verified, report.checksum_algorithm.as_str()) {
+        (0, _) => "nothing: the server made no manifest".into(),
+        (files, "NONE") => format!("{files} files by size"),
+        (files, algorithm) => format!("{files} files by size and {algorithm}"),
+    };
+    let pages = if report.pages_checked { ", and page checksums" } else { "" };
+    row("verified", format!("{verified}{pages}"));
+    let phases = &report.seconds;
+    row(
+        "time",
+        format!(
+            "{} (start {:.1}, data {:.1}, settle {:.1}, WAL {:.1}, end {:.1}), {:.0} MB/s",
+            human_seconds(phases.total),
+            phases.start,
+            phases.data,
+            phases.settle,
+            phases.wal,
+            phases.end,
+            report.bytes_per_second / 1e6
+        ),
+    );
+    row("cost", format!("{:.2} CPU seconds, {} memory", report.cpu_seconds, human_bytes(report.peak_memory)));
+    row("I/O", format!("{} ({})", report.io, report.io_reason));
+    if !report.durable {
+        row("durable", "no: nothing was synced".into());
+    }
+    let detail = match report.limited_by {
+        LimitedBy::ServerSend => format!(
+            " ({:.0}% of the time data flowed we waited for it)",
+            report.stages.waiting_for_server * 100.0
+        ),
+        LimitedBy::Write | LimitedBy::Checksum => format!(
+            " ({:.0}% of the time data flowed had to wait for it)",
+            report.stages.waiting_for_stages * 100.0
+        ),
+        _ => String::new(),
+    };
+    row("limited by", format!("{}{detail}", report.limited_by));
+    text
+}

@@ -1,0 +1,36 @@
+//! What the workers found wrong with the data itself. The run goes on, so that all of it is named, and then fails.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::chunk::Member;
+use crate::verify::BadPage;
+
+/// Of more findings than this only the number is kept.
+const KEPT: usize = 100;
+
+/// Pages whose checksums are wrong.
+#[derive(Debug, Default)]
+pub struct Findings {
+    count: AtomicU64,
+    kept: Mutex<Vec<String>>,
+}
+
+impl Findings {
+    /// Notes one bad page of `member`.
+    pub(super) fn page(&self, member: &Member, page: BadPage) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT {
+            kept.push(format!("{}: {page}", member.display_path().display()));
+        }
+    }
+
+    /// How many there are, and the first of them in words.
+    #[must_use]
+    pub fn take(&self) -> (u64, Vec<String>) {
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        (self.count.load(Ordering::Relaxed), kept)
+    }
+}

@@ -1,0 +1,99 @@
+//! A worker lane: checks what passes, byte by byte, and hands it on to the writers.
+//!
+//! A lane sees whole outputs in order, so it holds the state of one member at a time. With nothing to
+//! write to (a discarding run) the buffers go straight back to the pool.
+
+use std::sync::Arc;
+
+use crossbeam::channel::{Receiver, Sender};
+use pgstrata_protocol::manifest::{Checksum, ChecksumAlgorithm};
+
+use super::chunk::{Chunk, Member, Span};
+use super::feeder::send;
+use super::findings::Findings;
+use super::stage::{Spent, StageClock};
+use super::writer::WriterHandle;
+use crate::failure::Failure;
+use crate::stop::Stop;
+use crate::verify::{ArrivedMember, PageChecker, PageChecks};
+
+/// What a lane checks.
+#[derive(Clone, Debug)]
+pub struct Checks {
+    /// The checksum of each member, [`ChecksumAlgorithm::None`] for none.
+    pub algorithm: ChecksumAlgorithm,
+    /// Page checksums, where they are wanted.
+    pub pages: Option<PageChecks>,
+}
+
+/// A lane's ends.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) input: Receiver<Chunk>,
+    pub(super) writers: Vec<WriterHandle>,
+    pub(super) ledger: Sender<ArrivedMember>,
+    pub(super) checks: Checks,
+    pub(super) findings: Arc<Findings>,
+    pub(super) stop: Stop<Failure>,
+    pub(super) clock: StageClock,
+}
+
+struct Current {
+    member: Arc<Member>,
+    checksum: Checksum,
+    pages: Option<PageChecker>,
+}
+
+impl Lane {
+    /// Works until the feeder is gone and its last chunk is handed on.
+    pub(super) fn run(mut self) {
+        let mut current = None;
+        self.clock.book(Spent::Starved);
+        while let Ok(mut chunk) = self.input.recv() {
+            self.clock.book(Spent::Starved);
+            // After a stop the rest is only drained, so that nobody in front of us blocks.
+            if self.stop.is_thrown() {
+                continue;
+            }
+            match self.pass(&mut current, &mut chunk).and_then(|()| self.hand_on(chunk)) {
+                Ok(()) | Err(Failure::Stopped) => {}
+                Err(failure) => self.stop.throw(failure),
+            }
+            self.clock.book(Spent::Busy);
+        }
+    }
+
+    fn pass(&mut self, current: &mut Option<Current>, chunk: &mut Chunk) -> Result<(), Failure> {
+        for Span { member, range, ends } in chunk.spans.drain(..) {
+            let bytes = chunk.data.as_ref().map_or(&[][..], |data| &data[range]);
+            let state = current.get_or_insert_with(|| Current {
+                checksum: Checksum::new(self.checks.algorithm),
+                pages: self.checks.pages.as_ref().and_then(|checks| checks.checker(&member.path)),
+                member: Arc::clone(&member),
+            });
+            debug_assert!(Arc::ptr_eq(&state.member, &member), "members arrive one after the other");
+            state.checksum.update(bytes);
+            if let Some(pages) = &mut state.pages {
+                pages.update(bytes, |page| self.findings.page(&member, page));
+            }
+            self.clock.counters().passed(bytes.len());
+            if ends && let Some(done) = current.take() {
+                let arrived = ArrivedMember {
+                    sequence: done.member.sequence,
+                    path: done.member.path.clone(),
+                    size: done.member.size,
+                    checksum: done.checksum.finish(),
+                };
+                send(&self.ledger, arrived, &mut self.clock)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_on(&mut self, chunk: Chunk) -> Result<(), Failure> {
+        match self.writers.get(chunk.output.writer) {
+            Some(writer) => writer.send(chunk, &mut self.clock),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Names the stage that limited a run, from the times its threads spent working and waiting.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Counters;
+use super::stage::StageTimes;
+
+/// What a run was limited by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitedBy {
+    /// We waited for bytes: the server reads, checks and sends them on one core.
+    ServerSend,
+    /// Receiving and decoding the one stream kept its core busy.
+    Receive,
+    /// The workers that compute checksums.
+    Checksum,
+    /// The device or file system under the target.
+    Write,
+    /// Making the last files durable after the data had arrived.
+    Sync,
+    /// Waiting for the WAL that the backup needs, and for the server to end the backup.
+    WalAndEnd,
+    /// The checkpoint that begins a backup.
+    Checkpoint,
+}
+
+impl fmt::Display for LimitedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LimitedBy::ServerSend => "server send",
+            LimitedBy::Receive => "receive and decode",
+            LimitedBy::Checksum => "checksums",
+            LimitedBy::Write => "write",
+            LimitedBy::Sync => "sync",
+            LimitedBy::WalAndEnd => "WAL and the server's end of backup",
+            LimitedBy::Checkpoint => "checkpoint on the server",
+        })
+    }
+}
+
+/// The stages' times and what follows from them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limit {
+    /// The verdict for the time in which data flowed.
+    pub by: LimitedBy,
+    /// Share of the feeding thread's time spent waiting for bytes.
+    pub waiting_for_server: f64,
+    /// Share of the feeding thread's time spent waiting for a free buffer or a queue.
+    pub waiting_for_stages: f64,
+    /// The feeding thread.
+    pub feeder: StageTimes,
+    /// All worker lanes.
+    pub lanes: StageTimes,
+    /// All writers.
+    pub writers: StageTimes,
+}
+
+impl Limit {
+    /// Judges the counters of a run whose data has passed.
+    #[must_use]
+    pub fn judge(counters: &Counters) -> Limit {
+        let feeder = counters.feeder.snapshot();
+        let sum = |of: &[std::sync::Arc<super::StageCounters>]| {
+            StageTimes::sum(of.iter().map(|counters| counters.snapshot()))
+        };
+        let (lanes, writers) = (sum(&counters.lanes), sum(&counters.writers));
+        let all = (feeder.busy + feeder.starved + feeder.blocked).max(f64::MIN_POSITIVE);
+        let (waiting_for_server, waiting_for_stages) = (feeder.starved / all, feeder.blocked / all);
+        let by = if waiting_for_stages > waiting_for_server && feeder.blocked > feeder.busy {
+            // A writer counts the time the device holds all it may as busy, so the busier one holds us up.
+            if writers.busy_share() >= lanes.busy_share() { LimitedBy::Write } else { LimitedBy::Checksum }
+        } else if feeder.starved >= feeder.busy {
+            LimitedBy::ServerSend
+        } else {
+            LimitedBy::Receive
+        };
+        Limit { by, waiting_for_server, waiting_for_stages, feeder, lanes, writers }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Spent, StageClock, StageCounters};
+    use super::*;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    fn counters(feeder: Spent, lanes: Spent, writers: Spent) -> Counters {
+        let spend = |spent| {
+            let counters = Arc::new(StageCounters::default());
+            let mut clock = StageClock::start(Arc::clone(&counters));
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_micros(50) {}
+            clock.book(spent);
+            counters
+        };
+        Counters { feeder: spend(feeder), lanes: vec![spend(lanes)], writers: vec![spend(writers)] }
+    }
+
+    #[test]
+    fn names_the_stage() {
+        for (feeder, lanes, writers, by) in [
+            (Spent::Starved, Spent::Starved, Spent::Starved, LimitedBy::ServerSend),
+            (Spent::Busy, Spent::Starved, Spent::Starved, LimitedBy::Receive),
+            (Spent::Blocked, Spent::Busy, Spent::Starved, LimitedBy::Checksum),
+            (Spent::Blocked, Spent::Blocked, Spent::Busy, LimitedBy::Write),
+        ] {
+            assert_eq!(Limit::judge(&counters(feeder, lanes, writers)).by, by);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The way of the data: feeder → worker lanes → writers, over bounded lock-free queues.
+//!
+//! ```text
+//! source ─► Feeder ─► lane 0..W (checksum, page check) ─► writer 0..N (ring: write, sync)
+//!             ▲            └─► ledger of arrived members        │
+//!             └──────────── free buffers (BufferPool) ◄─────────┘
+//! ```
+//! Memory is the pool and the queues' capacities; both are fixed at start-up. Every stage can be widened,
+//! and none takes a lock that another holds while data passes.
+
+mod chunk;
+mod feeder;
+mod findings;
+mod lane;
+mod limits;
+mod stage;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam::channel::{Sender, bounded};
+
+pub use chunk::{Folder, Member, Output};
+pub use feeder::Feeder;
+pub use findings::Findings;
+pub use lane::Checks;
+pub use limits::{Limit, LimitedBy};
+pub use stage::{Spent, StageClock, StageCounters, StageTimes};
+
+use crate::buffer::BufferPool;
+use crate::failure::Failure;
+use crate::ring::{FaultPlan, IoMode, Registered, open_disk, open_faulty_disk};
+use crate::stop::Stop;
+use crate::verify::ArrivedMember;
+use lane::Lane;
+use writer::{Writer, WriterHandle};
+
+/// How a pipeline is laid out.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Worker lanes.
+    pub workers: usize,
+    /// Writers, each with a ring of its own; 0 discards the data once it is checked.
+    pub writers: usize,
+    /// Operations that each writer keeps with the device.
+    pub depth: usize,
+    /// The disk back end.
+    pub mode: IoMode,
+    /// What direct I/O has to be aligned to, as the probe found it.
+    pub alignment: usize,
+    /// Whether files are synced before they count as finished.
+    pub sync: bool,
+    /// What the disks are to do wrong, in tests.
+    pub faults: Option<FaultPlan>,
+}
+
+/// A running pipeline, without its feeder.
+#[derive(Debug)]
+pub struct Pipeline {
+    threads: Vec<JoinHandle<()>>,
+    /// The counters of each stage's threads.
+    pub counters: Counters,
+    /// What the workers found wrong with the data.
+    pub findings: Arc<Findings>,
+    /// Whether the rings have the buffers registered.
+    pub registered: Registered,
+}
+
+/// The counters of all threads of the pipeline.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// The feeding thread: receive and decode.
+    pub feeder: Arc<StageCounters>,
+    /// The worker lanes.
+    pub lanes: Vec<Arc<StageCounters>>,
+    /// The writers.
+    pub writers: Vec<Arc<StageCounters>>,
+}
+
+impl Pipeline {
+    /// Starts the threads. `ledger` gets every member once its last byte has passed the workers.
+    pub fn start(
+        layout: &Layout,
+        pool: &BufferPool,
+        checks: &Checks,
+        ledger: &Sender<ArrivedMember>,
+        stop: &Stop<Failure>,
+    ) -> Result<(Pipeline, Feeder), Failure> {
+        let mut threads = Vec::new();
+        let findings = Arc::new(Findings::default());
+        let fresh = |count| (0..count).map(|_| Arc::new(StageCounters::default())).collect::<Vec<_>>();
+        let counters = Counters {
+            feeder: Arc::default(),
+            lanes: fresh(layout.workers.max(1)),
+            writers: fresh(layout.writers),
+        };
+
+        let mut writers = Vec::new();
+        let mut registered = Registered::Yes;
+        for (number, counters) in counters.writers.iter().enumerate() {
+            let (input, output) = bounded(layout.depth);
+            let (opened, wait_opened) = bounded(1);
+            let (layout, pool, stop) = (layout.clone(), pool.clone(), stop.clone());
+            let clock = StageClock::start(Arc::clone(counters));
+            let thread = spawn(format!("write-{number}"), move || {
+                // A ring belongs to the thread that made it.
+                let Layout { mode, depth, alignment, .. } = layout;
+                let opened_disk = match &layout.faults {
+                    None => open_disk(mode, depth, alignment, Some(&pool)),
+                    Some(plan) => open_faulty_disk(mode, depth, alignment, Some(&pool), plan),
+                };
+                match opened_disk {
+                    Ok((disk, registered)) => {
+                        // The starter waits for this message; it cannot be gone.
+                        let _ = opened.send(Ok((disk.doorbell(), registered)));
+                        Writer::new(output, disk, layout.sync, stop, clock).run();
+                    }
+                    Err(error) => {
+                        let _ = opened.send(Err(Failure::Target(error.to_string())));
+                    }
+                }
+            })?;
+            threads.push(thread);
+            let died = || Failure::Target("a writer thread died while it opened its ring".into());
+            let (doorbell, registration) = wait_opened.recv().map_err(|_| died())??;
+            if let Registered::No(_) = registration {
+                registered = registration;
+            }
+            writers.push(WriterHandle { input, doorbell });
+        }
+
+        let mut lanes = Vec::new();
+        for (number, counters) in counters.lanes.iter().enumerate() {
+            let (input, output) = bounded((pool.count() / 2).max(1));
+            let lane = Lane {
+                input: output,
+                writers: writers.clone(),
+                ledger: ledger.clone(),
+                checks: checks.clone(),
+                findings: Arc::clone(&findings),
+                stop: stop.clone(),
+                clock: StageClock::start(Arc::clone(counters)),
+            };
+            threads.push(spawn(format!("check-{number}"), move || lane.run())?);
+            lanes.push(input);
+        }
+
+        let clock = StageClock::start(Arc::clone(&counters.feeder));
+        let feeder = Feeder::new(pool.clone(), lanes, layout.writers, clock);
+        Ok((Pipeline { threads, counters, findings, registered }, feeder))
+    }
+
+    /// Waits until everything that was fed is checked, written and synced. The feeder must be gone by now.
+    pub fn finish(&mut self, stop: &Stop<Failure>) {
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                stop.throw(Failure::Target("a pipeline thread panicked; this is a bug in pgstrata".into()));
+            }
+        }
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        for thread in self.threads.drain(..) {
+            // Only reached on the way out of a failure that is told elsewhere.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure> {
+    let path = Path::new(&name).to_owned();
+    thread::Builder::new().name(name).spawn(run).map_err(|error| Failure::disk("start thread", path, error))
+}

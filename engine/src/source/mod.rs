@@ -1,0 +1,5 @@
+//! Where a backup's bytes come from.
+
+mod stream;
+
+pub use stream::{StreamEnd, StreamSource};

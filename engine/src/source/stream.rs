@@ -1,0 +1,273 @@
+//! The answer to BASE_BACKUP, from frames to file events: wire → archive → tar → sink.
+//!
+//! Sans-IO but for the manifest, which goes to its file as it comes. Bytes are handed on as slices of the
+//! receive buffer; the sink's copy into an aligned buffer is the only one.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::sync::atomic::Ordering;
+
+use pgstrata_protocol::basebackup::{ArchiveDecoder, ArchiveEvent, ArchiveName};
+use pgstrata_protocol::replication::{BackupPosition, CompletedReply};
+use pgstrata_protocol::tar::{MemberKind, TarDecoder, TarEvent, TarMember};
+
+use crate::basebackup::{Observer, Progress};
+use crate::connect::{BulkStream, CopyDirection, CopyEvent, Reply, SessionError};
+use crate::failure::Failure;
+use crate::pipeline::{Feeder, Member, Spent};
+use crate::sink::{Archive, Sink};
+
+/// SQLSTATE `data_corrupted`: the server found wrong page checksums, and says so at the very end.
+const DATA_CORRUPTED: &str = "XX001";
+
+/// Takes the stream apart and feeds a sink.
+pub struct StreamSource<'a> {
+    sink: &'a mut dyn Sink,
+    feeder: Feeder,
+    /// The server's tablespaces as it lists them, the base directory last.
+    tablespaces: Vec<Archive>,
+    manifest: Option<BufWriter<File>>,
+    progress: &'a Progress,
+    observer: &'a dyn Observer,
+    layout: Layout,
+    tar: TarDecoder,
+    /// What the open archive's members are called in the manifest, ahead of their own path.
+    prefix: Option<Vec<u8>>,
+    members: u64,
+    /// Whether a file's content is under way; folders and links have none.
+    in_file: bool,
+    /// Whether the file is the last that a backup without WAL has before the server waits for its archive.
+    in_last_file: bool,
+    /// Whether the server may fall silent after that file.
+    may_wait: bool,
+}
+
+/// How archives follow each other in the stream.
+enum Layout {
+    /// 15 and newer: typed messages in one copy.
+    Typed(ArchiveDecoder),
+    /// 14 and older: a copy for each tablespace, then one for the manifest.
+    Untyped {
+        /// Copies that have ended.
+        ended: usize,
+    },
+}
+
+/// What the server said at the end.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamEnd {
+    /// Where the backup is consistent.
+    pub end: BackupPosition,
+}
+
+impl<'a> StreamSource<'a> {
+    /// A source for a stream that stands where its first copy begins. `may_wait` says that the server was asked
+    /// to wait for its archive before it ends.
+    pub fn new(
+        typed: bool,
+        may_wait: bool,
+        tablespaces: Vec<Archive>,
+        sink: &'a mut dyn Sink,
+        feeder: Feeder,
+        manifest: Option<File>,
+        progress: &'a Progress,
+        observer: &'a dyn Observer,
+    ) -> Self {
+        let layout = if typed { Layout::Typed(ArchiveDecoder::new()) } else { Layout::Untyped { ended: 0 } };
+        Self {
+            sink,
+            feeder,
+            tablespaces,
+            manifest: manifest.map(BufWriter::new),
+            progress,
+            observer,
+            layout,
+            tar: TarDecoder::new(),
+            prefix: None,
+            members: 0,
+            in_file: false,
+            may_wait,
+            in_last_file: false,
+        }
+    }
+
+    /// Receives it all, to the end of the command.
+    pub fn drive(mut self, stream: &mut BulkStream) -> Result<StreamEnd, Failure> {
+        if matches!(self.layout, Layout::Untyped { .. }) {
+            self.begin_untyped_copy(0)?;
+        }
+        self.feeder.clock().book(Spent::Busy);
+        loop {
+            match stream.next_event() {
+                Ok(Some(CopyEvent::Data { chunk, first, last })) => self.on_copy_data(chunk, first, last)?,
+                Ok(Some(CopyEvent::End)) => {
+                    self.end_copy()?;
+                    match stream.resume().map_err(|error| self.lost(error))? {
+                        Reply::Done(reply) => return self.end(&reply),
+                        Reply::Copy { direction: CopyDirection::Out, .. } => self.begin_next_copy()?,
+                        Reply::Copy { .. } => {
+                            return Err(broken(&"the server asked for data, expected it to send a backup"));
+                        }
+                    }
+                }
+                Ok(None) => {
+                    if self.in_last_file && !self.in_file && std::mem::take(&mut self.may_wait) {
+                        // From here on silence is the server's archiver at work, however long that takes.
+                        stream.set_stall_limit(None).map_err(|error| self.lost(error))?;
+                    }
+                    self.feeder.clock().book(Spent::Busy);
+                    let received = stream.receive();
+                    self.feeder.clock().book(Spent::Starved);
+                    received.map_err(|error| self.lost(error))?;
+                }
+                Err(error) => return Err(self.lost(error)),
+            }
+        }
+    }
+
+    /// Why the stream ended early. One refusal comes after all the data: the server's own checksum failures.
+    fn lost(&self, error: SessionError) -> Failure {
+        match error.server_error() {
+            Some(refusal) if refusal.sqlstate() == DATA_CORRUPTED && self.check_complete().is_ok() => {
+                self.observer.warning(&refusal.to_string());
+                Failure::ServerChecksum
+            }
+            _ => Failure::session("the backup stream broke off", error),
+        }
+    }
+
+    fn begin_next_copy(&mut self) -> Result<(), Failure> {
+        match self.layout {
+            Layout::Typed(_) => Err(broken(&"a second copy began, expected one for all archives")),
+            Layout::Untyped { ended } => self.begin_untyped_copy(ended),
+        }
+    }
+
+    fn on_copy_data(&mut self, chunk: &[u8], first: bool, last: bool) -> Result<(), Failure> {
+        match &mut self.layout {
+            Layout::Typed(archives) => {
+                match archives.push(chunk, first, last).map_err(|error| broken(&error))? {
+                    None => Ok(()),
+                    Some(ArchiveEvent::Data(bytes)) => self.on_archive_bytes(bytes),
+                    Some(ArchiveEvent::ArchiveStart { name, location }) => {
+                        self.end_archive()?;
+                        self.begin_named_archive(name, &location)
+                    }
+                    // Our own count is as true, and no older than the last message.
+                    Some(ArchiveEvent::Progress(_)) => Ok(()),
+                    Some(ArchiveEvent::ManifestStart) => self.end_archive(),
+                    Some(ArchiveEvent::ManifestData(bytes)) => self.on_manifest_bytes(bytes),
+                }
+            }
+            Layout::Untyped { ended } if *ended < self.tablespaces.len() => self.on_archive_bytes(chunk),
+            Layout::Untyped { .. } => self.on_manifest_bytes(chunk),
+        }
+    }
+
+    fn begin_named_archive(&mut self, name: ArchiveName, location: &[u8]) -> Result<(), Failure> {
+        let tablespace = match name {
+            ArchiveName::Base => None,
+            ArchiveName::Tablespace(oid) => Some(oid),
+        };
+        let listed = self.tablespaces.iter().find(|archive| archive.tablespace == tablespace);
+        let archive = listed
+            .filter(|archive| tablespace.is_none() || archive.location == location)
+            .cloned()
+            .ok_or_else(|| broken(&format!("archive {name} is not in the server's list of tablespaces")))?;
+        self.begin_archive(&archive)
+    }
+
+    fn begin_untyped_copy(&mut self, number: usize) -> Result<(), Failure> {
+        match self.tablespaces.get(number).cloned() {
+            Some(archive) => self.begin_archive(&archive),
+            None if number == self.tablespaces.len() && self.manifest.is_some() => Ok(()),
+            None => Err(broken(&"another copy began after the last archive")),
+        }
+    }
+
+    fn begin_archive(&mut self, archive: &Archive) -> Result<(), Failure> {
+        self.tar = TarDecoder::new();
+        self.prefix =
+            Some(archive.tablespace.map_or_else(Vec::new, |oid| format!("pg_tblspc/{oid}/").into()));
+        self.sink.begin_archive(&mut self.feeder, archive)
+    }
+
+    fn end_archive(&mut self) -> Result<(), Failure> {
+        if self.prefix.take().is_none() {
+            return Ok(());
+        }
+        self.tar.finish().map_err(|error| broken(&error))?;
+        self.progress.tablespaces_done.fetch_add(1, Ordering::Relaxed);
+        self.sink.end_archive(&mut self.feeder)
+    }
+
+    fn end_copy(&mut self) -> Result<(), Failure> {
+        match &mut self.layout {
+            Layout::Typed(archives) => archives.finish().map_err(|error| broken(&error))?,
+            Layout::Untyped { ended } => *ended += 1,
+        }
+        self.end_archive()
+    }
+
+    fn on_archive_bytes(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        if self.prefix.is_none() {
+            return Err(broken(&"archive data before any archive began"));
+        }
+        self.progress.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        while let Some(event) = self.tar.next(&mut bytes).map_err(|error| broken(&error))? {
+            match event {
+                TarEvent::Data(bytes) => self.sink.data(&mut self.feeder, bytes)?,
+                TarEvent::Member(member) => self.begin_member(&member)?,
+                TarEvent::MemberEnd if std::mem::take(&mut self.in_file) => {
+                    self.sink.end_member(&mut self.feeder)?;
+                }
+                TarEvent::MemberEnd => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_member(&mut self, header: &TarMember) -> Result<(), Failure> {
+        let MemberKind::File { size } = header.kind else {
+            return self.sink.begin_member(&mut self.feeder, header, None);
+        };
+        let mut path = self.prefix.clone().unwrap_or_default();
+        path.extend_from_slice(header.path.as_bytes());
+        self.progress.begin_file(&path);
+        let member = Member { sequence: self.members, path, size };
+        self.members += 1;
+        self.in_file = true;
+        self.in_last_file =
+            header.path.as_bytes() == b"global/pg_control" && self.prefix.as_ref().is_some_and(Vec::is_empty);
+        self.sink.begin_member(&mut self.feeder, header, Some(member))
+    }
+
+    fn on_manifest_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let manifest = self.manifest.as_mut().ok_or_else(|| broken(&"a manifest that was not asked for"))?;
+        manifest.write_all(bytes).map_err(|error| Failure::disk("write to", "backup_manifest.tmp", error))
+    }
+
+    fn end(mut self, reply: &CompletedReply) -> Result<StreamEnd, Failure> {
+        self.check_complete()?;
+        if let Some(manifest) = &mut self.manifest {
+            manifest.flush().map_err(|error| Failure::disk("write to", "backup_manifest.tmp", error))?;
+        }
+        let result = reply.results.last().ok_or_else(|| broken(&"the end position is missing"))?;
+        let end = BackupPosition::from_result(result).map_err(|error| broken(&error))?;
+        Ok(StreamEnd { end })
+    }
+
+    /// All archives of the list have come, each whole.
+    fn check_complete(&self) -> Result<(), Failure> {
+        let done = self.progress.tablespaces_done.load(Ordering::Relaxed) as usize;
+        let expected = self.tablespaces.len();
+        if done != expected {
+            return Err(broken(&format!("{done} archives arrived, expected {expected}")));
+        }
+        Ok(())
+    }
+}
+
+fn broken(error: &dyn std::fmt::Display) -> Failure {
+    Failure::stream("backup stream", error)
+}

@@ -1,0 +1,7 @@
+//! Proof that bytes are what the server says they are: while they arrive, and later where they lie.
+
+mod arrival;
+mod pages;
+
+pub use arrival::{ArrivedMember, Comparison, Ledger, Spool, compare_with_manifest};
+pub use pages::{BadPage, PageChecker, PageChecks};

@@ -1,0 +1,7 @@
+//! WAL as it streams in beside a backup: received, cut into segments, made durable.
+
+mod receiver;
+mod segments;
+
+pub use receiver::{WalReceiver, WalReceiverConfig};
+pub use segments::{SegmentWriter, WalDestination};
