@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
@@ -45,8 +45,8 @@ fn message(stream: &mut impl Read, header: usize) -> io::Result<()> {
 
 /// Lets the client in and answers each query with one copy.
 fn serve(mut stream: impl Read + Write) -> io::Result<()> {
-    let body = vec![0x5a; MESSAGE];
-    let copy = frame(b'd', &body).repeat(COPY / MESSAGE);
+    static STREAM: LazyLock<Vec<u8>> = LazyLock::new(|| frame(b'd', &[0x5a; MESSAGE]).repeat(COPY / MESSAGE));
+    let copy = &*STREAM;
     message(&mut stream, 4)?;
     stream.write_all(&greeting())?;
     loop {

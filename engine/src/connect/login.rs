@@ -100,11 +100,16 @@ impl Login {
             Purpose::Replication => "replication",
             Purpose::Sql => settings.sql_database(),
         };
+        // A walsender without a database knows no encodings and would refuse to send names that are not valid in
+        // the client's, such as the paths of tablespaces: it gets one only where the user asks for it.
+        let unasked = purpose == Purpose::Sql
+            && settings.parameters().iter().all(|(name, _)| *name != "client_encoding");
         let extra = settings.parameters().iter();
         let parameters = StartupParameters {
             user: settings.user.clone(),
             database: Some(database.to_owned()),
             replication: purpose == Purpose::Replication,
+            client_encoding: unasked.then(|| "UTF8".to_owned()),
             extra: extra.map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
             ..StartupParameters::default()
         };
