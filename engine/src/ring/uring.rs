@@ -16,9 +16,16 @@ use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 /// The `user_data` of the read that waits for the doorbell; slots count up from 0.
 const BELL: u64 = u64::MAX;
+
+/// The memory of a closed ring counts against the user's locked-memory limit until the kernel has freed it
+/// in the background, and nothing tells when. Under a small limit (64 KiB in many containers) a ring opened
+/// right after another was closed, as after a probe, needs that moment.
+const NO_MEMORY_TRIES: u32 = 40;
+const NO_MEMORY_PAUSE: Duration = Duration::from_millis(5);
 
 /// The operations a ring must know, with their names for messages (linux/io_uring.h, kernel 5.6).
 const NEEDED: [(u8, &str); 5] = [
@@ -84,10 +91,9 @@ impl UringDisk {
             .map_err(|error| RingError::Setup { what: "an eventfd", source: error.into() })?;
         let bell_value = MmapMut::map_anon(size_of::<u64>())
             .map_err(|source| RingError::Setup { what: "a page of memory", source })?;
-        let registered = pool.map(|pool| (pool, register(&ring, pool)));
-        let (registered, outcome) = match registered {
-            Some((pool, Ok(()))) => (Some(pool.clone()), Registered::Yes),
-            Some((pool, Err(error))) => (None, registration::refused(&error, pool)),
+        let (registered, outcome) = match pool.map(|pool| register(&ring, pool)) {
+            Some(Ok(())) => (pool.cloned(), Registered::Yes),
+            Some(Err(reason)) => (None, Registered::No(reason)),
             None => (None, Registered::No("no pool was given".to_owned())),
         };
         let disk = Self {
@@ -300,6 +306,12 @@ fn build_flavor(flavor: Flavor, entries: u32) -> io::Result<IoUring> {
             .setup_taskrun_flag()
             .setup_submit_all();
     }
+    for _ in 0..NO_MEMORY_TRIES {
+        match builder.build(entries) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => std::thread::sleep(NO_MEMORY_PAUSE),
+            built => return built,
+        }
+    }
     builder.build(entries)
 }
 
@@ -319,10 +331,13 @@ fn require_operations(ring: IoUring) -> Result<IoUring, RingError> {
     }
 }
 
-fn register(ring: &IoUring, pool: &BufferPool) -> io::Result<()> {
+/// Pins the pool's buffers, or says why not.
+fn register(ring: &IoUring, pool: &BufferPool) -> Result<(), String> {
+    registration::worth_trying(pool)?;
     // SAFETY: the ranges stay mapped while any handle of the pool lives. On success the disk keeps one next
     // to the ring, and the kernel holds its own references to the pinned pages.
-    unsafe { ring.submitter().register_buffers(&pool.as_iovecs()) }
+    let registered = unsafe { ring.submitter().register_buffers(&pool.as_iovecs()) };
+    registered.map_err(|error| registration::refused(&error, pool))
 }
 
 fn build_entry(attempt: &mut Attempt, registered: Option<&BufferPool>) -> squeue::Entry {

@@ -5,7 +5,7 @@ use super::*;
 use crate::ring::FaultKind;
 use rustix::io::Errno;
 
-const LENGTH: usize = 6 * BLOCK + 1234;
+const LENGTH: usize = 3 * BLOCK + 1234;
 
 struct Outcome {
     writes: Vec<(u64, io::Error)>,

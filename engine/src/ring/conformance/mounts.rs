@@ -104,7 +104,7 @@ fn ext4_with_small_blocks_works_and_is_told_full() {
             std::fs::remove_file(case.path("data")).expect("remove");
         }
         drop(cases);
-        full_disk(place, 32 << 20);
+        full_disk(place, 17 << 20);
     });
 }
 
