@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::DemoError;
 use crate::failure::Failure;
-use crate::postmaster::Unprivileged;
+use crate::postmaster::{PostmasterError, Unprivileged};
 
 /// The folder. Removed when dropped, unless it is to be kept.
 #[derive(Debug)]
@@ -21,18 +21,17 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes it in `TMPDIR`, if that is set and does, else in `/var/tmp` or `/tmp`.
+    /// Makes it in `TMPDIR`, if that is set and not closed to the server's account, else in `/var/tmp` or `/tmp`.
     pub(super) fn new(run_as: &Unprivileged, kept: bool) -> Result<Self, DemoError> {
-        let named = std::env::var_os("TMPDIR").filter(|value| !value.is_empty()).map(PathBuf::from);
-        let places = named.into_iter().chain(["/var/tmp", "/tmp"].map(PathBuf::from));
-        let mut first_error = None;
-        for place in places {
-            match Self::make_in(&place, run_as, kept) {
-                Ok(scratch) => return Ok(scratch),
-                Err(error) => first_error = first_error.or(Some(error)),
+        if let Some(named) = std::env::var_os("TMPDIR").filter(|value| !value.is_empty()) {
+            match Self::make_in(Path::new(&named), run_as, kept) {
+                // Root's own may well be closed to everyone else.
+                Err(DemoError::Postmaster(PostmasterError::Unreachable { .. })) => {}
+                outcome => return outcome,
             }
         }
-        Err(first_error.unwrap_or_else(|| Failure::Target("no folder for scratch data".into()).into()))
+        Self::make_in(Path::new("/var/tmp"), run_as, kept)
+            .or_else(|_| Self::make_in(Path::new("/tmp"), run_as, kept))
     }
 
     fn make_in(place: &Path, run_as: &Unprivileged, kept: bool) -> Result<Self, DemoError> {
