@@ -234,7 +234,7 @@ impl Database {
                 // The binary form of a row is exact, and takes no quoting.
                 format!(
                     "SELECT {}, count(*), \
-                     sum(('x' || encode(substr(sha256(record_send(t)), 1, 8), 'hex'))::bit(64)::bigint) FROM {table} t",
+                     sum(('x' || encode(substr(sha256(record_send(t.*)), 1, 8), 'hex'))::bit(64)::bigint) FROM {table} t",
                     literal(table)
                 )
             })
