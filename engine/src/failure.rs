@@ -55,9 +55,7 @@ pub enum Failure {
     #[error("checksum error occurred")]
     ServerChecksum,
     /// The WAL receiver ended before its time.
-    #[error(
-        "WAL streaming ended too early: {0}\nHINT: the backup cannot be recovered without that WAL; mend the cause and take it again."
-    )]
+    #[error("WAL receiver: {0}")]
     Wal(String),
 }
 
@@ -75,6 +73,17 @@ impl Failure {
             SessionError::Cancelled => Self::Stopped,
             error => Self::Session { context: context.into(), error },
         }
+    }
+
+    /// A WAL receiver that cannot go on, for a reason that carries its hint or is given one.
+    #[must_use]
+    pub fn wal(reason: &dyn std::fmt::Display) -> Self {
+        let mut text = reason.to_string();
+        if !text.contains("HINT:") {
+            text +=
+                "\nHINT: the backup cannot be recovered without that WAL; mend the cause and take it again.";
+        }
+        Self::Wal(text)
     }
 
     /// A broken stream.

@@ -308,7 +308,7 @@ impl State {
 
     fn reset(&self, number: usize) {
         for socket in &self.lock().connections[number].sockets {
-            // connect(2): dissolves the association. With data on its way that is a reset, without waiting for the
+            // connect(2) to AF_UNSPEC dissolves an association; TCP sends a reset then, without waiting for the
             // other handles on this socket to be closed.
             let _ = rustix::net::connect_unspec(socket);
         }

@@ -170,6 +170,12 @@ impl Running {
         assert!(found, "{}: never said {text:?} but:\n{}", self.command_line, self.stderr.text());
     }
 
+    /// What it has said on standard error so far.
+    #[must_use]
+    pub fn stderr_text(&self) -> String {
+        self.stderr.text()
+    }
+
     /// Waits until it has ended.
     ///
     /// # Panics

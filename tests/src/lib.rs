@@ -20,6 +20,7 @@
 
 mod artifacts;
 mod compare;
+pub mod fake;
 mod interposer;
 mod invocation;
 mod scratch;

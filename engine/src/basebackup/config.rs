@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgstrata_protocol::basebackup::ManifestOptions;
 
 use crate::connect::ConnectionSettings;
-use crate::ring::IoMode;
+use crate::ring::{FaultPlan, IoMode};
 
 /// A base backup, fully decided.
 #[derive(Debug, Clone)]
@@ -105,7 +105,7 @@ pub enum SlotChoice {
 }
 
 /// Threads, memory and the disk back end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Resources {
     /// The disk back end, if not the one that the probe finds best.
     pub io: Option<IoMode>,
@@ -119,6 +119,8 @@ pub struct Resources {
     pub writers: usize,
     /// Operations that each writer keeps with the device.
     pub depth: usize,
+    /// What the disks are to do wrong, in tests.
+    pub faults: Option<FaultPlan>,
 }
 
 impl Resources {
@@ -133,6 +135,7 @@ impl Resources {
             // One writer keeps a device busy; more of them serve arrays of devices.
             writers: (cores / 8).clamp(1, 8),
             depth: 64,
+            faults: None,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::ring::IoMode;
 
 /// Take a base backup of a running PostgreSQL server
 #[derive(Debug, Args)]
-#[command(disable_help_flag = true)]
+#[command(disable_help_flag = true, args_override_self = true)]
 pub(super) struct BaseBackupArgs {
     /// Receive base backup into directory
     #[arg(short = 'D', long, value_name = "DIRECTORY", help_heading = "Options controlling the output")]

@@ -32,10 +32,18 @@ pub(super) fn run(args: &BaseBackupArgs) -> anyhow::Result<()> {
             if args.json {
                 print_json(&json!({ "event": "error", "message": error.to_string() }));
             }
-            let _ = writeln!(std::io::stderr(), "pgstrata: error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "pgstrata: error: {}", told(error));
         }
     }
     outcome.map(drop)
+}
+
+/// A failure tells its causes itself; other errors have theirs in a chain.
+fn told(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<Failure>() {
+        Some(failure) => failure.to_string(),
+        None => format!("{error:#}"),
+    }
 }
 
 fn with_password(args: &BaseBackupArgs, mut config: BaseBackupConfig) -> anyhow::Result<Report> {
@@ -44,7 +52,7 @@ fn with_password(args: &BaseBackupArgs, mut config: BaseBackupConfig) -> anyhow:
     match attempt(args, &config, &stop) {
         Err(Failure::Connect(ConnectError::PasswordRequired { .. })) if args.connection.may_ask() => {
             config.connection = ask(config.connection)?;
-            Ok(attempt(args, &config, &Stop::new())?)
+            Ok(attempt(args, &config, &stop)?)
         }
         outcome => Ok(outcome?),
     }

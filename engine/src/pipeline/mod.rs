@@ -31,7 +31,7 @@ pub use stage::{Spent, StageClock, StageCounters, StageTimes};
 
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
-use crate::ring::{IoMode, Registered, open_disk};
+use crate::ring::{FaultPlan, IoMode, Registered, open_disk, open_faulty_disk};
 use crate::stop::Stop;
 use crate::verify::ArrivedMember;
 use lane::Lane;
@@ -52,6 +52,8 @@ pub struct Layout {
     pub alignment: usize,
     /// Whether files are synced before they count as finished.
     pub sync: bool,
+    /// What the disks are to do wrong, in tests.
+    pub faults: Option<FaultPlan>,
 }
 
 /// A running pipeline, without its feeder.
@@ -104,7 +106,12 @@ impl Pipeline {
             let clock = StageClock::start(Arc::clone(counters));
             let thread = spawn(format!("write-{number}"), move || {
                 // A ring belongs to the thread that made it.
-                match open_disk(layout.mode, layout.depth, layout.alignment, Some(&pool)) {
+                let Layout { mode, depth, alignment, .. } = layout;
+                let opened_disk = match &layout.faults {
+                    None => open_disk(mode, depth, alignment, Some(&pool)),
+                    Some(plan) => open_faulty_disk(mode, depth, alignment, Some(&pool), plan),
+                };
+                match opened_disk {
                     Ok((disk, registered)) => {
                         // The starter waits for this message; it cannot be gone.
                         let _ = opened.send(Ok((disk.doorbell(), registered)));

@@ -36,6 +36,10 @@ pub struct StreamSource<'a> {
     members: u64,
     /// Whether a file's content is under way; folders and links have none.
     in_file: bool,
+    /// Whether the file is the last that a backup without WAL has before the server waits for its archive.
+    in_last_file: bool,
+    /// Whether the server may fall silent after that file.
+    may_wait: bool,
 }
 
 /// How archives follow each other in the stream.
@@ -57,9 +61,11 @@ pub struct StreamEnd {
 }
 
 impl<'a> StreamSource<'a> {
-    /// A source for a stream that stands where its first copy begins.
+    /// A source for a stream that stands where its first copy begins. `may_wait` says that the server was asked
+    /// to wait for its archive before it ends.
     pub fn new(
         typed: bool,
+        may_wait: bool,
         tablespaces: Vec<Archive>,
         sink: &'a mut dyn Sink,
         feeder: Feeder,
@@ -80,6 +86,8 @@ impl<'a> StreamSource<'a> {
             prefix: None,
             members: 0,
             in_file: false,
+            may_wait,
+            in_last_file: false,
         }
     }
 
@@ -103,6 +111,10 @@ impl<'a> StreamSource<'a> {
                     }
                 }
                 Ok(None) => {
+                    if self.in_last_file && !self.in_file && std::mem::take(&mut self.may_wait) {
+                        // From here on silence is the server's archiver at work, however long that takes.
+                        stream.set_stall_limit(None).map_err(|error| self.lost(error))?;
+                    }
                     self.feeder.clock().book(Spent::Busy);
                     let received = stream.receive();
                     self.feeder.clock().book(Spent::Starved);
@@ -225,6 +237,8 @@ impl<'a> StreamSource<'a> {
         let member = Member { sequence: self.members, path, size };
         self.members += 1;
         self.in_file = true;
+        self.in_last_file =
+            header.path.as_bytes() == b"global/pg_control" && self.prefix.as_ref().is_some_and(Vec::is_empty);
         self.sink.begin_member(&mut self.feeder, header, Some(member))
     }
 

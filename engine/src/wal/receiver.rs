@@ -47,6 +47,8 @@ pub struct WalReceiverConfig {
     pub status_interval: Duration,
     /// After how much silence the server counts as lost, although it was asked for a sign; zero for never.
     pub stall_timeout: Duration,
+    /// Set once a permanent slot was made, which a failed run has to drop.
+    pub slot_created: Arc<AtomicBool>,
 }
 
 /// A connected receiver. Dropping it before [`WalReceiver::finish`] ends the run that it belongs to.
@@ -56,7 +58,6 @@ pub struct WalReceiver {
     start: Option<oneshot::Sender<SegmentWriter>>,
     stop_at: watch::Sender<Option<Lsn>>,
     stop: Stop<Failure>,
-    created_slot: Arc<AtomicBool>,
 }
 
 impl WalReceiver {
@@ -70,11 +71,9 @@ impl WalReceiver {
         let (ready, wait_ready) = bounded(1);
         let (start, begin) = oneshot::channel();
         let (stop_at, target) = watch::channel(None);
-        let created_slot = Arc::new(AtomicBool::new(false));
-        let created = Arc::clone(&created_slot);
         let (progress, switch) = (Arc::clone(progress), stop.clone());
         let thread = thread::Builder::new().name("wal".into()).spawn(move || {
-            let work = receive(config, &progress, notices, &ready, begin, target, &created);
+            let work = receive(config, &progress, notices, &ready, begin, target);
             let outcome = ControlRuntime::new()
                 .map_err(|error| Failure::disk("start the runtime of", "the WAL receiver", error))
                 .and_then(|runtime| runtime.block_on(switch.unless_thrown(work)));
@@ -86,20 +85,14 @@ impl WalReceiver {
                         && let Err(failure) = unsent.into_inner()
                         && !matches!(failure, Failure::Stopped)
                     {
-                        switch.throw(Failure::Wal(failure.to_string()));
+                        switch.throw(Failure::wal(&failure));
                     }
                     None
                 }
             }
         });
         let thread = thread.map_err(|error| Failure::disk("start thread", "wal", error))?;
-        let receiver = WalReceiver {
-            thread: Some(thread),
-            start: Some(start),
-            stop_at,
-            stop: stop.clone(),
-            created_slot,
-        };
+        let receiver = WalReceiver { thread: Some(thread), start: Some(start), stop_at, stop: stop.clone() };
         match wait_ready.recv() {
             Ok(Ok(())) => Ok(receiver),
             Ok(Err(failure)) => Err(failure),
@@ -120,12 +113,6 @@ impl WalReceiver {
         self.stop_at.send_replace(Some(end));
     }
 
-    /// Says whether a permanent slot was made, which a failed run has to drop.
-    #[must_use]
-    pub fn slot_was_created(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.created_slot)
-    }
-
     /// Waits until all is received and durable. Returns the bytes of WAL received.
     pub fn finish(mut self) -> Result<u64, Failure> {
         self.join().ok_or(Failure::Stopped)
@@ -136,7 +123,7 @@ impl WalReceiver {
         if let Ok(bytes) = thread.join() {
             return bytes;
         }
-        self.stop.throw(Failure::Wal("its thread panicked; this is a bug in pgstrata".into()));
+        self.stop.throw(Failure::wal(&"its thread panicked; this is a bug in pgstrata"));
         None
     }
 }
@@ -158,11 +145,10 @@ async fn receive(
     ready: &Sender<Result<(), Failure>>,
     begin: oneshot::Receiver<SegmentWriter>,
     target: watch::Receiver<Option<Lsn>>,
-    created_slot: &AtomicBool,
 ) -> Result<u64, Failure> {
     let mut session = Session::connect(&config.connection, Purpose::Replication, notices).await?;
     check_system(&mut session, config.system_identifier).await?;
-    let slot = make_slot(&mut session, &config.slot, created_slot).await?;
+    let slot = make_slot(&mut session, &config.slot, &config.slot_created).await?;
     // Whoever waits for us has not given up: only this thread's end would make it.
     let _ = ready.send(Ok(()));
     let mut writer = begin.await.map_err(|_| Failure::Stopped)?;
@@ -181,7 +167,8 @@ async fn receive(
     }
     let command = start_replication(slot.as_deref(), writer.written(), writer.timeline())
         .map_err(|error| Failure::Wal(error.to_string()))?;
-    match session.begin_copy(&command).await.map_err(lost)? {
+    let refused = |error| Failure::session("could not start WAL streaming", error);
+    match session.begin_copy(&command).await.map_err(refused)? {
         Reply::Copy { direction: CopyDirection::Both, .. } => {}
         _ => return Err(Failure::stream("START_REPLICATION", &"the server did not begin to stream")),
     }
@@ -322,7 +309,7 @@ impl WalStream<'_> {
                                 self.progress.wal_bytes.store(received, Ordering::Relaxed);
                             }
                             WalEvent::Keepalive { reply_requested, .. } => {
-                                self.reply_requested |= reply_requested
+                                self.reply_requested |= reply_requested;
                             }
                         }
                     }

@@ -323,3 +323,6 @@ impl ArchiveDecoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,8 @@ pub struct BaseBackupOptions {
     pub tablespace_map: bool,
     /// Ask for a manifest.
     pub manifest: Option<ManifestOptions>,
+    /// Have the server wait until the WAL that the backup needs is archived. Pointless where that WAL comes along.
+    pub wait_for_archive: bool,
     /// Have the server check page checksums as it reads; it does by default.
     pub verify_checksums: bool,
 }
@@ -142,7 +144,7 @@ impl BaseBackupOptions {
         add(self.progress, "PROGRESS", Value::None);
         add(self.include_wal, "WAL", Value::None);
         add(self.fast_checkpoint, "CHECKPOINT", Value::Text("fast"));
-        add(true, "WAIT", Value::Number(0));
+        add(!self.wait_for_archive, "WAIT", Value::Number(0));
         add(self.max_rate_kb.is_some(), "MAX_RATE", Value::Number(self.max_rate_kb.unwrap_or_default()));
         add(self.tablespace_map, "TABLESPACE_MAP", Value::None);
         add(!self.verify_checksums, "VERIFY_CHECKSUMS", Value::Number(0));
@@ -162,7 +164,7 @@ impl BaseBackupOptions {
         add(self.progress, "PROGRESS", Value::None);
         add(self.include_wal, "WAL", Value::None);
         add(self.fast_checkpoint, "FAST", Value::None);
-        add(true, "NOWAIT", Value::None);
+        add(!self.wait_for_archive, "NOWAIT", Value::None);
         add(self.max_rate_kb.is_some(), "MAX_RATE", Value::Number(self.max_rate_kb.unwrap_or_default()));
         add(self.tablespace_map, "TABLESPACE_MAP", Value::None);
         add(!self.verify_checksums, "NOVERIFY_CHECKSUMS", Value::None);
@@ -194,6 +196,7 @@ mod tests {
             max_rate_kb: None,
             tablespace_map: false,
             manifest: None,
+            wait_for_archive: false,
             verify_checksums: true,
         }
     }
@@ -209,6 +212,7 @@ mod tests {
                 checksums: Some(ChecksumAlgorithm::Sha256),
                 force_encode: true,
             }),
+            wait_for_archive: false,
             verify_checksums: false,
             ..options()
         }
@@ -232,6 +236,12 @@ mod tests {
                 "BASE_BACKUP LABEL 'it''s' PROGRESS WAL FAST NOWAIT MAX_RATE 32 TABLESPACE_MAP NOVERIFY_CHECKSUMS \
                  MANIFEST 'force-encode' MANIFEST_CHECKSUMS 'SHA256'",
             ),
+            (
+                BaseBackupOptions { wait_for_archive: true, ..options() },
+                170_000,
+                "BASE_BACKUP ( LABEL 'it''s', TARGET 'client' )",
+            ),
+            (BaseBackupOptions { wait_for_archive: true, ..options() }, 140_000, "BASE_BACKUP LABEL 'it''s'"),
             (
                 BaseBackupOptions { manifest: no_sums, ..options() },
                 160_000,

@@ -39,7 +39,7 @@ pub enum BackupOrigin {
 pub enum LabelError {
     /// A line of unknown meaning.
     #[error("backup_label line {line}: unexpected \"{}\"\n\
-             HINT: It may come from a newer PostgreSQL; look for an update of this program.", found.escape_ascii())]
+             HINT: It may come from a newer PostgreSQL, or the backup's label holds a line break.", found.escape_ascii())]
     UnexpectedLine {
         /// The line's number, from 1.
         line: usize,
@@ -116,8 +116,14 @@ impl BackupLabel {
         }
         let [start, checkpoint, method, origin, time, label, timeline, from_lsn, from_tli] = values;
         let (start, start_segment) = read(required(start, START)?, START, "0/2000028 (file …)", start_of)?;
+        let segment_timeline = start_segment.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
         let lsn = |key, line| read(line, key, "a log position such as 0/2000028", text_as::<Lsn>);
         let tli = |key, line| read(line, key, "a timeline from 1 up", timeline_of);
+        let timeline_line = required(timeline, TIMELINE)?;
+        let timeline = tli(TIMELINE, timeline_line)?;
+        if segment_timeline != Some(timeline.0) {
+            read(timeline_line, TIMELINE, "the timeline that the start's segment names", |_| None::<()>)?;
+        }
         Ok(Self {
             start,
             start_segment,
@@ -133,7 +139,7 @@ impl BackupLabel {
             })?,
             start_time: required(time, TIME)?.1.to_vec(),
             label: required(label, LABEL)?.1.to_vec(),
-            timeline: tli(TIMELINE, required(timeline, TIMELINE)?)?,
+            timeline,
             incremental_from: match (from_lsn, from_tli) {
                 (None, None) => None,
                 (from_lsn, from_tli) => Some((
@@ -176,4 +182,89 @@ fn start_of(value: &[u8]) -> Option<(Lsn, String)> {
     let file = file.strip_suffix(')')?;
     let is_segment = file.len() == 24 && file.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_segment.then_some((lsn.parse().ok()?, file.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: &str = "START WAL LOCATION: 0/4000028 (file 000000010000000000000004)\n\
+        CHECKPOINT LOCATION: 0/4000060\n\
+        BACKUP METHOD: streamed\n\
+        BACKUP FROM: primary\n\
+        START TIME: 2026-11-22 12:35:26 UTC\n\
+        LABEL: it's\n\
+        START TIMELINE: 1\n";
+
+    #[test]
+    fn reads() {
+        let plain = BackupLabel {
+            start: Lsn(0x400_0028),
+            start_segment: "000000010000000000000004".into(),
+            checkpoint: Lsn(0x400_0060),
+            method: "streamed".into(),
+            origin: BackupOrigin::Primary,
+            start_time: b"2026-11-22 12:35:26 UTC".to_vec(),
+            label: b"it's".to_vec(),
+            timeline: TimelineId(1),
+            incremental_from: None,
+        };
+        assert_eq!(BackupLabel::parse(PLAIN.as_bytes()), Ok(plain.clone()));
+        for (from, to, expected) in [
+            ("primary", "standby", BackupLabel { origin: BackupOrigin::Standby, ..plain.clone() }),
+            ("primary", "master", plain.clone()),
+            (
+                "streamed",
+                "pg_start_backup",
+                BackupLabel { method: "pg_start_backup".into(), ..plain.clone() },
+            ),
+            ("it's", "", BackupLabel { label: Vec::new(), ..plain.clone() }),
+            ("it's", "LABEL: \u{e9}: x ", BackupLabel { label: "LABEL: \u{e9}: x ".into(), ..plain.clone() }),
+            (
+                "START TIMELINE: 1\n",
+                "START TIMELINE: 1\nINCREMENTAL FROM LSN: 0/2000028\nINCREMENTAL FROM TLI: 1\n",
+                BackupLabel { incremental_from: Some((Lsn(0x200_0028), TimelineId(1))), ..plain },
+            ),
+        ] {
+            assert_eq!(BackupLabel::parse(PLAIN.replace(from, to).as_bytes()), Ok(expected), "{to}");
+        }
+    }
+
+    #[test]
+    fn refuses() {
+        for (from, to, error) in [
+            ("0/4000028 (", "0/4000028(", "START WAL LOCATION: \"0/4000028(file"),
+            ("(file 0000", "(file 000", "expected 0/2000028 (file"),
+            ("04)", "04", "expected 0/2000028 (file"),
+            ("0/4000060", "4000060", "line 2: CHECKPOINT LOCATION: \"4000060\", expected a log position"),
+            ("streamed", "pg_rewind", "BACKUP METHOD: \"pg_rewind\", expected streamed"),
+            ("primary", "replica", "BACKUP FROM: \"replica\", expected primary or standby"),
+            ("TIMELINE: 1", "TIMELINE: 0", "line 7: START TIMELINE: \"0\", expected a timeline from 1 up"),
+            ("TIMELINE: 1", "TIMELINE: +1", "expected a timeline from 1 up"),
+            ("TIMELINE: 1", "TIMELINE: 2", "expected the timeline that the start's segment names"),
+            ("LABEL: it's\n", "", "no line LABEL"),
+            ("START TIME: 2026-11-22 12:35:26 UTC\n", "", "no line START TIME"),
+            ("BACKUP METHOD: streamed\n", "", "no line BACKUP METHOD"),
+            ("LABEL: it's\n", "LABEL: it's\nLABEL: it's\n", "line 7: LABEL comes a second time"),
+            ("it's", "it's\nnot", "line 7: unexpected \"not\""),
+            ("it's", "it's\n", "line 7: unexpected \"\""),
+            (
+                "START TIMELINE: 1\n",
+                "START TIMELINE: 1\nINCREMENTAL FROM LSN: 0/28\n",
+                "no line INCREMENTAL FROM TLI",
+            ),
+            (
+                "START TIMELINE: 1\n",
+                "START TIMELINE: 1\nINCREMENTAL FROM TLI: 1\n",
+                "no line INCREMENTAL FROM LSN",
+            ),
+            ("TIMELINE: 1\n", "TIMELINE: 1", "cut short"),
+        ] {
+            let found = BackupLabel::parse(PLAIN.replace(from, to).as_bytes()).unwrap_err().to_string();
+            assert!(found.contains(error), "{found}\nlacks {error}");
+        }
+        for length in 0..PLAIN.len() {
+            assert!(BackupLabel::parse(&PLAIN.as_bytes()[..length]).is_err(), "{length}");
+        }
+    }
 }

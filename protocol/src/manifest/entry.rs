@@ -6,7 +6,7 @@ use serde::de::{DeserializeSeed, Error as _, MapAccess, Visitor};
 
 use super::checksum::decode_hex;
 use super::{ChecksumAlgorithm, ChecksumValue, ManifestEvent, ManifestFile, ModifiedTime};
-use crate::tar::{MemberPath, PathError};
+use crate::tar::MemberPath;
 use crate::{Lsn, TimelineId};
 
 /// A kind of entry: its keys in, an event out.
@@ -74,7 +74,7 @@ impl Entry for FileEntry {
             }
         }
         let path = path.ok_or_else(|| A::Error::missing_field(PATH))?;
-        check_path(&path).map_err(|reason| {
+        MemberPath::check(&path).map_err(|reason| {
             let start = path[..path.len().min(256)].escape_ascii();
             A::Error::custom(format_args!("path \"{start}\" refused: {reason}"))
         })?;
@@ -99,13 +99,6 @@ impl Entry for FileEntry {
             checksum,
         }))
     }
-}
-
-/// A file's path must be a member's path as it stands.
-fn check_path(path: &[u8]) -> Result<(), PathError> {
-    let parsed = MemberPath::parse(path)?;
-    // A "./" in front or a "/" behind would be another spelling of the same file.
-    if parsed.as_bytes() == path { Ok(()) } else { Err(PathError::Dots) }
 }
 
 impl Entry for WalRangeEntry {

@@ -8,6 +8,8 @@ mod entry;
 mod file;
 mod intake;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumValue, UnknownAlgorithm};

@@ -110,9 +110,9 @@ pub enum ManifestError<E> {
     )]
     Checksum {
         /// What the last line says.
-        found: ChecksumValue,
+        found: Box<ChecksumValue>,
         /// The SHA-256 of the lines before it.
-        expected: ChecksumValue,
+        expected: Box<ChecksumValue>,
     },
 }
 
@@ -121,22 +121,24 @@ pub fn read_manifest<R: Read, E>(
     reader: R,
     visit: &mut dyn FnMut(ManifestEvent) -> Result<(), E>,
 ) -> Result<ManifestSummary, ManifestError<E>> {
-    let mut source = BufReader::with_capacity(MAX_LINE, Intake::new(reader));
+    let mut intake = Intake::new(reader);
     let mut progress = Progress { visit, stopped: None, files: 0, bytes: 0, wal_ranges: 0 };
-    let mut json = serde_json::Deserializer::from_reader(&mut source);
+    // The parser takes single bytes, which is fast from a BufReader itself and slow from a reference to one.
+    let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(MAX_LINE, &mut intake));
     let outcome = TopLevel(&mut progress).deserialize(&mut json);
     if let Some(stopped) = progress.stopped.take() {
         return Err(stopped);
     }
     let top = outcome.map_err(|error| refusal(error, false))?;
     json.end().map_err(|error| refusal(error, true))?;
-    let (hash, last_line_complete) = source.into_inner().finish();
+    drop(json);
+    let (hash, last_line_complete) = intake.finish();
     if !last_line_complete {
         return Err(ManifestError::Truncated { reason: "its last line does not end in a line break".into() });
     }
     let expected = ChecksumValue::new(&hash).unwrap_or(top.checksum);
     if top.checksum != expected {
-        return Err(ManifestError::Checksum { found: top.checksum, expected });
+        return Err(ManifestError::Checksum { found: Box::new(top.checksum), expected: Box::new(expected) });
     }
     Ok(ManifestSummary {
         version: top.version,

@@ -86,7 +86,7 @@ impl RelationFile {
     /// The number of the file's first page within its relation fork.
     #[must_use]
     pub fn first_block(&self) -> BlockNumber {
-        BlockNumber(self.segment * SEGMENT_BLOCKS)
+        BlockNumber(self.segment.saturating_mul(SEGMENT_BLOCKS))
     }
 
     /// Whether the relation is unlogged and this its template.
@@ -114,4 +114,96 @@ fn oid(digits: &[u8]) -> Option<u32> {
         let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
         number.checked_mul(10)?.checked_add(digit.into())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relation_files() {
+        let file = |tablespace, database, relation, fork, segment| {
+            Some(RelationFile { tablespace, database, relation, fork, segment })
+        };
+        for (path, expected) in [
+            ("base/5/16384", file(TablespaceDir::Default, 5, 16384, Fork::Main, 0)),
+            ("base/5/16384.1", file(TablespaceDir::Default, 5, 16384, Fork::Main, 1)),
+            ("base/5/16384_fsm", file(TablespaceDir::Default, 5, 16384, Fork::FreeSpace, 0)),
+            ("base/5/16384_vm.32767", file(TablespaceDir::Default, 5, 16384, Fork::Visibility, 32767)),
+            ("base/5/16384_init", file(TablespaceDir::Default, 5, 16384, Fork::Init, 0)),
+            ("global/1262", file(TablespaceDir::Global, 0, 1262, Fork::Main, 0)),
+            (
+                "pg_tblspc/16385/PG_15_202209061/5/4294967295",
+                file(TablespaceDir::Oid(16385), 5, u32::MAX, Fork::Main, 0),
+            ),
+        ] {
+            assert_eq!(RelationFile::parse(path.as_bytes()), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn other_files() {
+        for path in [
+            "",
+            "global",
+            "global/",
+            "global/pg_control",
+            "global/pg_filenode.map",
+            "global/pg_internal.init",
+            "global/5/16384",
+            "base/16384",
+            "base/5/PG_VERSION",
+            "base/5/pg_internal.init.123",
+            "base/5/t3_16384",
+            "base/5/16384_",
+            "base/5/16384_foo",
+            "base/5/16384_fsm_vm",
+            "base/5/16384.",
+            "base/5/16384.0",
+            "base/5/16384.01",
+            "base/5/16384.32768",
+            "base/5/16384.1_fsm",
+            "base/5/16384.1.1",
+            "base/5/0",
+            "base/5/016384",
+            "base/5/4294967296",
+            "base/5/+1",
+            "base/x/16384",
+            "base/5/16384/1",
+            "base/pgsql_tmp/16384",
+            "pg_tblspc/16385/5/16384",
+            "pg_tblspc/16385/16384",
+            "pg_tblspc/x/PG_15_202209061/5/16384",
+            "pg_wal/000000010000000000000001",
+            "./base/5/16384",
+        ] {
+            assert_eq!(RelationFile::parse(path.as_bytes()), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn blocks_count_through_segments() {
+        let first = |path: &[u8]| RelationFile::parse(path).unwrap().first_block().0;
+        assert_eq!(first(b"base/5/16384"), 0);
+        assert_eq!(first(b"base/5/16384.1"), 131_072);
+        assert_eq!(first(b"base/5/16384.32767"), u32::MAX - 131_071);
+        assert!(RelationFile::parse(b"base/5/16384_init").unwrap().is_unlogged_init());
+        assert!(!RelationFile::parse(b"base/5/16384").unwrap().is_unlogged_init());
+    }
+
+    #[test]
+    fn exempt_names() {
+        for (name, exempt) in [
+            ("pg_control", true),
+            ("pg_control2", false),
+            ("pg_filenode.map", true),
+            ("PG_VERSION", true),
+            ("pg_internal.init", true),
+            ("pg_internal.init.77", true),
+            ("config_exec_params.new", true),
+            ("16384", false),
+        ] {
+            assert_eq!(is_checksum_exempt(name.as_bytes()), exempt, "{name}");
+        }
+    }
 }

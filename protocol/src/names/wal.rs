@@ -209,3 +209,131 @@ fn hex(digits: &[u8]) -> Option<u32> {
         number.checked_mul(16)?.checked_add(digit.into())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn size(text: &str) -> WalSegmentSize {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("1MB", 1 << 20), ("16MB", 16 << 20), ("1GB", 1 << 30), ("512MB", 1 << 29)] {
+            assert_eq!(size(text).bytes(), bytes);
+            assert_eq!(size(text).to_string(), text);
+        }
+        assert_eq!(size("16384kB"), WalSegmentSize::DEFAULT);
+        assert_eq!(size("16777216"), WalSegmentSize::DEFAULT);
+        for text in [
+            "",
+            "MB",
+            "0",
+            "512kB",
+            "2GB",
+            "24MB",
+            "16mb",
+            "16 MB",
+            "-16MB",
+            "99999999999999999999GB",
+            "17592186044416MB",
+        ] {
+            assert_eq!(text.parse::<WalSegmentSize>(), Err(InvalidSegmentSize(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn segment_names() {
+        let (small, usual, large) = (size("1MB"), WalSegmentSize::DEFAULT, size("1GB"));
+        for (name, size, timeline, number) in [
+            ("000000010000000000000002", usual, 1, 2),
+            ("0000000A00000001000000FF", usual, 10, 511),
+            ("000000010000000100000FFF", small, 1, 8191),
+            ("FFFFFFFFFFFFFFFF00000003", large, u32::MAX, (1 << 34) - 1),
+        ] {
+            let segment = WalSegment { timeline: TimelineId(timeline), number };
+            assert_eq!(WalSegment::parse(name.as_bytes(), size), Some(segment), "{name}");
+            assert_eq!(segment.file_name(size), name);
+            let start = segment.start(size).unwrap();
+            assert_eq!(WalSegment::containing(TimelineId(timeline), start, size), segment);
+            assert_eq!(segment.next().number, number + 1);
+        }
+        let beyond = WalSegment { timeline: TimelineId(1), number: u64::MAX };
+        assert_eq!((beyond.start(usual), beyond.next()), (None, beyond));
+        for name in [
+            "",
+            "00000001000000000000000",
+            "0000000100000000000000021",
+            "000000010000000000000100",
+            "00000000000000000000000a",
+            "000000000000000000000002",
+            "00000001000000000000000G",
+            "+00000010000000000000002",
+        ] {
+            assert_eq!(WalSegment::parse(name.as_bytes(), usual), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn archive_names() {
+        let segment = WalSegment { timeline: TimelineId(1), number: 2 };
+        for (name, file) in [
+            (
+                "000000010000000000000002",
+                Some(WalFile::Segment { segment, compression: None, partial: false }),
+            ),
+            (
+                "000000010000000000000002.partial",
+                Some(WalFile::Segment { segment, compression: None, partial: true }),
+            ),
+            (
+                "000000010000000000000002.gz",
+                Some(WalFile::Segment { segment, compression: Some(WalCompression::Gzip), partial: false }),
+            ),
+            (
+                "000000010000000000000002.lz4.partial",
+                Some(WalFile::Segment { segment, compression: Some(WalCompression::Lz4), partial: true }),
+            ),
+            ("0000000A.history", Some(WalFile::History(TimelineId(10)))),
+            (
+                "000000010000000000000002.00000028.backup",
+                Some(WalFile::BackupHistory { segment, offset: 0x28 }),
+            ),
+            ("000000010000000000000002.01000000.backup", None),
+            ("000000010000000000000002.28.backup", None),
+            ("000000010000000000000002x00000028.backup", None),
+            ("00000000.history", None),
+            ("0000000a.history", None),
+            ("000000010000000000000002.zst", None),
+            ("000000010000000000000002.partial.gz", None),
+            ("000000010000000000000002.", None),
+            ("archive_status", None),
+            (".history", None),
+            (".backup", None),
+        ] {
+            assert_eq!(WalFile::parse(name.as_bytes(), WalSegmentSize::DEFAULT), file, "{name}");
+            if let Some(file) = file {
+                assert_eq!(file.file_name(WalSegmentSize::DEFAULT), name);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn positions_and_names_agree(timeline in 1u32.., lsn in any::<u64>(), shift in 20u32..=30) {
+            let size = WalSegmentSize::new(1 << shift).unwrap();
+            let segment = WalSegment::containing(TimelineId(timeline), Lsn(lsn), size);
+            prop_assert_eq!(segment.start(size), Some(Lsn(lsn).segment_start(size.bytes())));
+            prop_assert_eq!(WalSegment::parse(segment.file_name(size).as_bytes(), size), Some(segment));
+        }
+
+        #[test]
+        fn accepted_names_are_written_alike(name in "[0-9A-F]{8}([0-9A-F]{16})?(\\.gz|\\.lz4)?(\\.[0-9A-F]{8})?(\\.partial|\\.history|\\.backup)?") {
+            if let Some(file) = WalFile::parse(name.as_bytes(), WalSegmentSize::DEFAULT) {
+                prop_assert_eq!(file.file_name(WalSegmentSize::DEFAULT), name);
+            }
+        }
+    }
+}

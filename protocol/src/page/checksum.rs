@@ -78,3 +78,61 @@ fn add_row(sums: &mut [u32; LANES], row: &[u8; ROW_BYTES]) {
         *sum = mixed.wrapping_mul(PRIME) ^ (mixed >> 17);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PageHeader, SEGMENT_BLOCKS};
+    use super::*;
+
+    /// The first page of a relation's second segment file, from a 15 server with checksums.
+    const SECOND_SEGMENT: &[u8; PAGE_SIZE] = include_bytes!("../../testdata/segment_1_block_0.page");
+
+    /// One lane after the other, as the definition reads.
+    fn by_definition(page: &[u8; PAGE_SIZE], block: u32) -> u16 {
+        let mut page = *page;
+        page[8..10].fill(0);
+        let mut folded = block;
+        for (lane, offset) in BASE_OFFSETS.into_iter().enumerate() {
+            let mut sum = offset;
+            let words = (0..PAGE_SIZE / 128).map(|row| 128 * row + 4 * lane);
+            let values = words.map(|at| u32::from_le_bytes(page[at..at + 4].try_into().unwrap()));
+            for value in values.chain([0, 0]) {
+                let mixed = sum ^ value;
+                sum = mixed.wrapping_mul(PRIME) ^ mixed >> 17;
+            }
+            folded ^= sum;
+        }
+        u16::try_from(folded % 65535 + 1).unwrap()
+    }
+
+    #[test]
+    fn numbers_run_through_all_segments_of_a_relation() {
+        let stored = PageHeader::parse(SECOND_SEGMENT).checksum;
+        assert_eq!(page_checksum(SECOND_SEGMENT, BlockNumber(SEGMENT_BLOCKS)), stored);
+        assert_ne!(page_checksum(SECOND_SEGMENT, BlockNumber(0)), stored);
+    }
+
+    #[test]
+    fn follows_the_definition() {
+        let mut page = [0; PAGE_SIZE];
+        let mut state = 1u32;
+        for block in [0, 1, 77, u32::MAX] {
+            for byte in &mut page {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *byte = state.to_be_bytes()[0];
+            }
+            assert_eq!(page_checksum(&page, BlockNumber(block)), by_definition(&page, block));
+        }
+    }
+
+    #[test]
+    fn every_byte_counts_but_the_checksum_itself() {
+        let whole = page_checksum(SECOND_SEGMENT, BlockNumber(SEGMENT_BLOCKS));
+        for at in (0..PAGE_SIZE).filter(|at| *at < 160 || at % 61 == 0) {
+            let mut page = *SECOND_SEGMENT;
+            page[at] ^= 0x10;
+            let counts = page_checksum(&page, BlockNumber(SEGMENT_BLOCKS)) != whole;
+            assert_eq!(counts, !(8..10).contains(&at), "byte {at}");
+        }
+    }
+}

@@ -114,3 +114,61 @@ impl PageHeader {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(special: u16, flags: u16, lower: u16, upper: u16, version: u16) -> [u8; PAGE_SIZE] {
+        let mut page = [0; PAGE_SIZE];
+        page[..8].copy_from_slice(&[0x16, 0, 0, 0, 0x48, 0xd8, 0x74, 0xb3]);
+        page[8..10].copy_from_slice(&0xbeefu16.to_le_bytes());
+        for (at, value) in [(10, flags), (12, lower), (14, upper), (16, special), (18, version)] {
+            page[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        }
+        page[20..24].copy_from_slice(&731u32.to_le_bytes());
+        page
+    }
+
+    #[test]
+    fn reads_every_field() {
+        let header = PageHeader::parse(&page(8176, 4, 40, 8000, 0x2004));
+        let expected = PageHeader {
+            lsn: Lsn(0x16_B374_D848),
+            checksum: 0xbeef,
+            flags: 4,
+            lower: 40,
+            upper: 8000,
+            special: 8176,
+            pagesize_version: 0x2004,
+            prune_xid: 731,
+        };
+        assert_eq!(header, expected);
+        assert_eq!(header.check(), Ok(()));
+        assert!(!header.is_new());
+        assert!(PageHeader::parse(&[0; PAGE_SIZE]).is_new());
+    }
+
+    #[test]
+    fn refuses_impossible_headers() {
+        let offsets = |lower, upper, special| PageHeaderError::Offsets { lower, upper, special };
+        for (page, error) in [
+            (page(8192, 0, 24, 24, 0x2004), None),
+            (
+                page(8192, 0, 24, 8192, 0x2003),
+                Some(PageHeaderError::SizeAndVersion { found: 0x2003, expected: 0x2004 }),
+            ),
+            (
+                page(8192, 0, 24, 8192, 0x4004),
+                Some(PageHeaderError::SizeAndVersion { found: 0x4004, expected: 0x2004 }),
+            ),
+            (page(8192, 8, 24, 8192, 0x2004), Some(PageHeaderError::Flags { found: 8 })),
+            (page(8192, 0, 23, 8192, 0x2004), Some(offsets(23, 8192, 8192))),
+            (page(8192, 0, 30, 29, 0x2004), Some(offsets(30, 29, 8192))),
+            (page(100, 0, 30, 101, 0x2004), Some(offsets(30, 101, 100))),
+            (page(8193, 0, 30, 101, 0x2004), Some(offsets(30, 101, 8193))),
+        ] {
+            assert_eq!(PageHeader::parse(&page).check().err(), error);
+        }
+    }
+}

@@ -49,3 +49,30 @@ pub fn check_page(
         Err(PageMismatch { block, found: header.checksum, expected })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &[u8; PAGE_SIZE] = include_bytes!("../../testdata/segment_1_block_0.page");
+    const BLOCK: BlockNumber = BlockNumber(131_072);
+
+    #[test]
+    fn judges_as_the_server_does() {
+        let lsn = PageHeader::parse(PAGE).lsn;
+        let later = Lsn(lsn.0 + 1);
+        let found = PageHeader::parse(PAGE).checksum;
+        assert_eq!(check_page(PAGE, BLOCK, later), Ok(PageState::Valid));
+        assert_eq!(check_page(PAGE, BLOCK, lsn), Ok(PageState::TooRecent));
+        assert_eq!(check_page(&[0; PAGE_SIZE], BLOCK, later), Ok(PageState::New));
+        let mut torn = *PAGE;
+        torn[4096..].fill(0xff);
+        let expected = page_checksum(&torn, BLOCK);
+        assert_eq!(check_page(&torn, BLOCK, later), Err(PageMismatch { block: BLOCK, found, expected }));
+        assert_eq!(check_page(&torn, BLOCK, lsn), Ok(PageState::TooRecent));
+        assert!(check_page(PAGE, BlockNumber(0), later).is_err());
+        // New pages are told by pd_upper alone.
+        torn[14..16].fill(0);
+        assert_eq!(check_page(&torn, BLOCK, later), Ok(PageState::New));
+    }
+}

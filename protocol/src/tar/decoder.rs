@@ -6,13 +6,8 @@
 
 use std::num::NonZeroU64;
 
-use ::tar::{EntryType, Header, UstarHeader};
-
-use super::header::{checksum, padding_for};
-use super::{BLOCK_SIZE, MemberPath, PathError, number};
-
-/// The largest member that is believed. PostgreSQL's files end at 1 GiB by default; this bound only keeps sums exact.
-const MAX_SIZE: u64 = 1 << 53;
+use super::header::padding_for;
+use super::{BLOCK_SIZE, MemberKind, TarError, TarMember};
 
 /// Splits an archive into members.
 #[derive(Debug)]
@@ -53,147 +48,6 @@ pub enum TarEvent<'a> {
     Data(&'a [u8]),
     /// The member is complete, its padding consumed. Follows every member, also those without content.
     MemberEnd,
-}
-
-/// A member's header, checked.
-#[derive(Clone, Debug)]
-pub struct TarMember {
-    /// Where it belongs.
-    pub path: MemberPath,
-    /// What it is.
-    pub kind: MemberKind,
-    /// The nine permission bits. Set-user, set-group and sticky bits have no place in a data directory and are dropped.
-    pub mode: u32,
-    /// Seconds since 1970.
-    pub mtime: u64,
-    /// The owner on the server.
-    pub uid: u64,
-    /// The group on the server.
-    pub gid: u64,
-    /// The block as received, for archives that are passed on.
-    pub header: Box<[u8; BLOCK_SIZE]>,
-}
-
-/// What a member is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MemberKind {
-    /// A regular file.
-    File {
-        /// Its length in bytes.
-        size: u64,
-    },
-    /// A directory.
-    Directory,
-    /// A symbolic link. Where it may lead is for the receiver to judge.
-    Symlink {
-        /// Where it leads: not empty, without NUL, otherwise as received.
-        target: Vec<u8>,
-    },
-}
-
-/// Why an archive is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TarError {
-    /// The sum over a header does not match.
-    #[error(
-        "tar header at byte {offset}: checksum {found}, expected {expected}\n\
-             HINT: The archive is damaged or not a tar archive; take the backup again."
-    )]
-    Checksum {
-        /// Where the header starts.
-        offset: u64,
-        /// What the header says, 0 where it says nothing readable.
-        found: u64,
-        /// What its bytes sum up to.
-        expected: u64,
-    },
-    /// No ustar header.
-    #[error("tar header at byte {offset}: magic \"{}\", expected \"ustar\"", found.escape_ascii())]
-    Magic {
-        /// Where the header starts.
-        offset: u64,
-        /// What stands in its place.
-        found: Vec<u8>,
-    },
-    /// A number that cannot be read or believed.
-    #[error("tar header at byte {offset}: invalid {field} \"{}\"", found.escape_ascii())]
-    Number {
-        /// Where the header starts.
-        offset: u64,
-        /// Which number.
-        field: &'static str,
-        /// The bytes of the field.
-        found: Vec<u8>,
-    },
-    /// A name that is no safe path.
-    #[error("tar header at byte {offset}: member \"{}\" refused: {reason}\n\
-             HINT: PostgreSQL writes no such names; do not trust this server or archive.", name.escape_ascii())]
-    Path {
-        /// Where the header starts.
-        offset: u64,
-        /// The name as received.
-        name: Vec<u8>,
-        /// What is wrong with it.
-        reason: PathError,
-    },
-    /// A link target that cannot be one.
-    #[error("tar header at byte {offset}: symbolic link \"{path}\" has no target")]
-    LinkTarget {
-        /// Where the header starts.
-        offset: u64,
-        /// The link.
-        path: MemberPath,
-    },
-    /// A kind of member that PostgreSQL never writes.
-    #[error("tar header at byte {offset}: member \"{}\" is {kind}, expected a file, directory or symbolic link\n\
-             HINT: PostgreSQL writes no such members; do not trust this server or archive.", name.escape_ascii())]
-    Kind {
-        /// Where the header starts.
-        offset: u64,
-        /// The member's name as received.
-        name: Vec<u8>,
-        /// What it is.
-        kind: String,
-    },
-    /// A directory or link that claims content.
-    #[error(
-        "tar header at byte {offset}: member \"{path}\" is no file but has a size of {size} bytes, expected 0"
-    )]
-    UnexpectedContent {
-        /// Where the header starts.
-        offset: u64,
-        /// The member.
-        path: MemberPath,
-        /// What it claims.
-        size: u64,
-    },
-    /// Bytes other than zero where only zeros may be.
-    #[error(
-        "tar archive at byte {offset}: {place} holds {found:#04x}, expected zeros\n\
-             HINT: The archive is damaged or out of step; take the backup again."
-    )]
-    NotZero {
-        /// Where the first such byte lies.
-        offset: u64,
-        /// Which part of the archive.
-        place: &'static str,
-        /// The byte.
-        found: u8,
-    },
-    /// The archive ends inside of something.
-    #[error(
-        "tar archive ends at byte {offset} inside of {place}\n\
-             HINT: The archive is cut short; take the backup again."
-    )]
-    Cut {
-        /// How long the archive is.
-        offset: u64,
-        /// What it ends in.
-        place: &'static str,
-    },
-    /// The decoder was used after it had reported an error.
-    #[error("the archive was refused before")]
-    Failed,
 }
 
 impl Default for TarDecoder {
@@ -289,7 +143,7 @@ impl TarDecoder {
                         self.state = State::Trailer;
                         continue;
                     }
-                    let member = parse(&self.partial, self.offset - BLOCK_SIZE as u64)?;
+                    let member = TarMember::parse(&self.partial, self.offset - BLOCK_SIZE as u64)?;
                     self.state = match member.kind {
                         MemberKind::File { size } => match NonZeroU64::new(size) {
                             Some(left) => State::Body { left, padding: padding_for(size) },
@@ -320,83 +174,5 @@ impl TarDecoder {
                 State::Failed => return Err(TarError::Failed),
             }
         }
-    }
-}
-
-/// Checks a header block that starts at `offset`.
-fn parse(block: &[u8; BLOCK_SIZE], offset: u64) -> Result<TarMember, TarError> {
-    let header = Header::from_byte_slice(block);
-    let expected = u64::from(checksum(block));
-    let found = number::read(&header.as_old().cksum).unwrap_or(0);
-    if found != expected {
-        return Err(TarError::Checksum { offset, found, expected });
-    }
-    let Some(fields) = header.as_ustar() else {
-        return Err(TarError::Magic { offset, found: block[257..265].to_vec() });
-    };
-    let name = full_name(fields);
-    let kind = header.entry_type();
-    if !matches!(kind, EntryType::Regular | EntryType::Directory | EntryType::Symlink) {
-        return Err(TarError::Kind { offset, name, kind: describe(kind) });
-    }
-    let path = match MemberPath::parse(&name) {
-        Ok(path) => path,
-        Err(reason) => return Err(TarError::Path { offset, name, reason }),
-    };
-    let read = |field: &'static str, bytes: &[u8]| {
-        number::read(bytes).ok_or_else(|| TarError::Number { offset, field, found: bytes.to_vec() })
-    };
-    let size = read("size", &fields.size)?;
-    if size > MAX_SIZE {
-        return Err(TarError::Number { offset, field: "size", found: fields.size.to_vec() });
-    }
-    if size != 0 && kind != EntryType::Regular {
-        return Err(TarError::UnexpectedContent { offset, path, size });
-    }
-    let kind = match kind {
-        EntryType::Directory => MemberKind::Directory,
-        EntryType::Symlink => match until_nul(&fields.linkname) {
-            [] => return Err(TarError::LinkTarget { offset, path }),
-            target => MemberKind::Symlink { target: target.to_vec() },
-        },
-        _ => MemberKind::File { size },
-    };
-    let mode = u32::try_from(read("mode", &fields.mode)? & 0o777).unwrap_or(0);
-    Ok(TarMember {
-        path,
-        kind,
-        mode,
-        mtime: read("modification time", &fields.mtime)?,
-        uid: read("user id", &fields.uid)?,
-        gid: read("group id", &fields.gid)?,
-        header: Box::new(*block),
-    })
-}
-
-/// The ustar prefix, which PostgreSQL leaves empty, and the name.
-fn full_name(fields: &UstarHeader) -> Vec<u8> {
-    let mut name = until_nul(&fields.prefix).to_vec();
-    if !name.is_empty() {
-        name.push(b'/');
-    }
-    name.extend_from_slice(until_nul(&fields.name));
-    name
-}
-
-fn until_nul(field: &[u8]) -> &[u8] {
-    &field[..field.iter().position(|byte| *byte == 0).unwrap_or(field.len())]
-}
-
-/// Calls a kind of member by the name an operator knows.
-fn describe(kind: EntryType) -> String {
-    match kind {
-        EntryType::Link => "a hard link".into(),
-        EntryType::Char | EntryType::Block => "a device".into(),
-        EntryType::Fifo => "a named pipe".into(),
-        EntryType::Continuous => "a contiguous file".into(),
-        EntryType::GNULongName | EntryType::GNULongLink => "a GNU long name record".into(),
-        EntryType::GNUSparse => "a GNU sparse file".into(),
-        EntryType::XGlobalHeader | EntryType::XHeader => "a pax record".into(),
-        other => format!("of unknown type \"{}\"", [other.as_byte()].escape_ascii()),
     }
 }

@@ -6,12 +6,18 @@
 //! different readers is how a backup gets written outside of its folder.
 
 mod decoder;
+mod error;
 mod header;
+mod member;
 mod number;
 mod path;
+#[cfg(test)]
+mod tests;
 
-pub use decoder::{MemberKind, TarDecoder, TarError, TarEvent, TarMember};
+pub use decoder::{TarDecoder, TarEvent};
+pub use error::TarError;
 pub use header::{END_OF_ARCHIVE, MemberHeader, NameTooLong, padding_for, with_size};
+pub use member::{MemberKind, TarMember};
 pub use path::{MemberPath, PathError};
 
 /// The unit of tar: headers are one block, content is padded to whole blocks (`TAR_BLOCK_SIZE`, `pgtar.h`).

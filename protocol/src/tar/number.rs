@@ -5,7 +5,7 @@
 
 /// Reads a field: octal digits with spaces around or a NUL behind, or 0x80 and a big-endian number.
 ///
-/// `None` for anything else and for what does not fit 64 bits. A field of only spaces and NULs reads as 0.
+/// `None` for anything else, for a field without digits and for what does not fit 64 bits.
 pub(super) fn read(field: &[u8]) -> Option<u64> {
     if let [0x80, rest @ ..] = field {
         return rest.iter().try_fold(0u64, |n, byte| n.checked_mul(256)?.checked_add(u64::from(*byte)));
@@ -13,7 +13,7 @@ pub(super) fn read(field: &[u8]) -> Option<u64> {
     let start = field.iter().take_while(|byte| **byte == b' ').count();
     let digits = field[start..].iter().take_while(|byte| matches!(byte, b'0'..=b'7')).count();
     let (digits, rest) = field[start..].split_at(digits);
-    if !rest.iter().all(|byte| matches!(byte, b' ' | 0)) {
+    if digits.is_empty() || !rest.iter().all(|byte| matches!(byte, b' ' | 0)) {
         return None;
     }
     digits.iter().try_fold(0u64, |n, digit| n.checked_mul(8)?.checked_add(u64::from(digit - b'0')))
@@ -51,8 +51,10 @@ mod tests {
             (b"00000000017\0", Some(15)),
             (b"     17 \0   ", Some(15)),
             (b"777777777777", Some(0o7777_7777_7777)),
-            (b"\0\0\0\0\0\0\0\0", Some(0)),
-            (b"        ", Some(0)),
+            (b"0       ", Some(0)),
+            (b"\0\0\0\0\0\0\0\0", None),
+            (b"        ", None),
+            (b"", None),
             (b"\x80\0\0\0\0\0\0\x02\0\0\0\0", Some(1 << 33)),
             (b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff", Some(u64::MAX)),
             (b"\x80\0\0\x01\0\0\0\0\0\0\0\0", None),

@@ -62,6 +62,16 @@ impl MemberPath {
         Ok(Self(name.to_vec()))
     }
 
+    /// Checks a path that must already have the form of [`MemberPath::as_bytes`] and not be the root.
+    pub fn check(path: &[u8]) -> Result<(), PathError> {
+        match path {
+            [] => Err(PathError::Empty),
+            [b'/', ..] => Err(PathError::Absolute),
+            path if path.len() > Self::MAX_LEN => Err(PathError::TooLong(path.len())),
+            path => check_components(path),
+        }
+    }
+
     /// The path's bytes, in no particular encoding; empty for the root.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

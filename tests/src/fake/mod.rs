@@ -1,0 +1,17 @@
+//! A server that speaks the replication protocol from a script, for streams that no honest server would send.
+//!
+//! [`FakeServer`] accepts connections, answers the startup packet, and answers each query from a [`Script`]. What
+//! PostgreSQL would say is the default; a test replaces the one answer that it is about. [`FakeBackup`] builds the
+//! messages of a whole base backup, honest unless told otherwise, one by one, so that a test can damage, drop, repeat
+//! or reorder them.
+
+mod backup;
+mod member;
+pub mod message;
+mod script;
+mod server;
+
+pub use backup::{FakeBackup, FakeTablespace, Manifest};
+pub use member::Member;
+pub use script::{Reply, Script, Step};
+pub use server::FakeServer;
