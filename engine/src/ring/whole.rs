@@ -202,7 +202,11 @@ fn resume(attempt: &mut Attempt, reached: usize, length: usize) -> Verdict {
         attempt.stalls += 1;
         if attempt.stalls > MAX_STALLS {
             let message = format!("no progress in {MAX_STALLS} tries, {next} of {length} bytes done");
-            return Verdict::Finished(Err(io::Error::new(io::ErrorKind::WriteZero, message)));
+            let kind = match attempt.operation.kind {
+                OperationKind::Read { .. } => io::ErrorKind::UnexpectedEof,
+                OperationKind::Write { .. } | OperationKind::Sync { .. } => io::ErrorKind::WriteZero,
+            };
+            return Verdict::Finished(Err(io::Error::new(kind, message)));
         }
     }
     attempt.done = next;
