@@ -264,8 +264,7 @@ impl Sequence {
 
 /// A session that reads the whole of every table from its own file, and prints everything one way.
 fn connect(server: &Server, database: &str) -> anyhow::Result<Sql> {
-    let sql =
-        Sql::connect(&server.socket_conninfo().replace("dbname=postgres", &format!("dbname='{database}'")))?;
+    let sql = Sql::connect(&server.database_conninfo(database))?;
     sql.try_execute(
         "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET extra_float_digits = 1; SET bytea_output = 'hex';
          SET search_path = ''; SET synchronize_seqscans = off; SET enable_indexonlyscan = off; SET statement_timeout = 0; SET jit = off",

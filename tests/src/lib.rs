@@ -17,6 +17,7 @@
 //! What a test makes lives in a scratch directory that goes with it, also after a kill (see [`Scratch`]).
 
 mod artifacts;
+mod collector;
 mod compare;
 pub mod fake;
 mod interposer;

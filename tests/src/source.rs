@@ -1,6 +1,8 @@
 //! The server that a test takes its backup from.
 
+use std::fs::File;
 use std::ops::Deref;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -8,6 +10,9 @@ use pgstrata::postmaster::{Auth, Cluster, InitOptions, PostmasterError, Server, 
 
 use crate::workload::Loaded;
 use crate::{Scratch, Sql, Tablespace, Workload, Writer, servers, template};
+
+/// BLCKSZ as everyone builds it.
+const PAGE: u64 = 8192;
 
 /// Settings of every source. A backup is consistent whatever its source syncs: recovery reads what was written, and
 /// no test cuts the power.
@@ -212,6 +217,29 @@ impl Source {
     #[must_use]
     pub fn tablespaces(&self) -> &[Tablespace] {
         &self.loaded.tablespaces
+    }
+
+    /// Damages one byte of a page in the file of a relation, as a bad disk would. Returns the file's path in the data
+    /// directory. The page has to be out of the server's way: static data, written by the checkpoint that this asks for.
+    ///
+    /// # Panics
+    /// Where the relation has no such page.
+    #[track_caller]
+    pub fn corrupt_page(&self, relation: &str, block: u32) -> PathBuf {
+        let sql = self.sql();
+        sql.execute("CHECKPOINT");
+        let path: String = sql.value(&format!("SELECT pg_relation_filepath('{relation}')"));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(self.data_dir().join(&path))
+            .expect("the relation's file");
+        // In the middle of the page: neither its header nor its checksum.
+        let place = u64::from(block) * PAGE + PAGE / 2;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, place).unwrap_or_else(|error| panic!("{path}: block {block}: {error}"));
+        file.write_all_at(&[!byte[0]], place).expect("a page that was read can be written");
+        PathBuf::from(path)
     }
 
     /// What is wrong with the files of a copy's data directory: odd names that are missing or differ, special files
