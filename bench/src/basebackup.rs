@@ -15,11 +15,11 @@ use pgstrata::postmaster::{Server, Shutdown};
 use crate::arguments::{BasebackupOptions, Over};
 use crate::cache::{self, Cache};
 use crate::cluster;
-use crate::compare::{Comparison, last_event, subject};
+use crate::compare::{Comparison, subject};
 use crate::invocation::Invocation;
 use crate::measure;
+use crate::one_run;
 use crate::pairs::{Contest, Run, Side};
-use crate::server_cpu::ServerCpu;
 use crate::tree;
 
 /// Sets up, measures and tells.
@@ -44,7 +44,9 @@ pub(crate) fn compare(options: &BasebackupOptions) -> anyhow::Result<()> {
         .with(arguments())
         .with(["--json"])
         .with(common.our_option.iter().cloned());
-    let subject = subject("basebackup", &stock, &ours, tree::contents(server.data_dir())?);
+    // The WAL in the data directory is not sent with it.
+    let contents = tree::contents(server.data_dir())? - tree::contents(&server.data_dir().join("pg_wal"))?;
+    let subject = subject("basebackup", &stock, &ours, contents);
     let verify = comparison.peer.verifybackup.clone();
     let mut contest = Basebackups { server: &server, copy, stock, ours, verify, verified: None };
     comparison.run(&subject, &mut contest, "pg_basebackup")?;
@@ -73,16 +75,12 @@ impl Contest for Basebackups<'_> {
             Side::Stock => &self.stock,
             Side::Ours => &self.ours,
         };
-        let server_cpu = ServerCpu::begin(self.server.pid())?;
-        let finished = measure::run(client)?;
-        let server_cpu_seconds = Some(server_cpu.end()?);
-        let bytes = tree::contents(&self.copy)?.bytes;
+        let run = one_run::run(client, Some(self.server), &self.copy)?;
         if side == Side::Ours && self.verified != Some(cache) {
             self.verify()?;
             self.verified = Some(cache);
         }
-        let report = last_event(&finished.stdout, "summary");
-        Ok(Run { cost: finished.cost, server_cpu_seconds, bytes, report })
+        Ok(run)
     }
 
     fn clear(&mut self) -> anyhow::Result<()> {

@@ -88,7 +88,10 @@ fn device(source: &str) -> String {
         };
         let driver = fs::canonicalize(dir.join("device/driver")).ok();
         let driver = driver.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
-        let rotates = text("queue/rotational").filter(|answer| answer == "1").map(|_| "rotating".to_owned());
+        // Virtual disks say that they rotate, whatever they are.
+        let is_virtual = driver.as_deref() == Some("virtio_blk");
+        let rotates = text("queue/rotational").filter(|answer| answer == "1" && !is_virtual);
+        let rotates = rotates.map(|_| "rotating".to_owned());
         let facts: Vec<String> =
             [text("device/model"), text("dm/name"), driver, rotates].into_iter().flatten().collect();
         (!facts.is_empty()).then(|| format!("{source} ({})", facts.join(", ")))

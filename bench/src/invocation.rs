@@ -1,7 +1,7 @@
 //! One command as it is measured: a program and its arguments, in an environment that decides nothing.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A program and its arguments.
@@ -33,11 +33,6 @@ impl Invocation {
         let words: Vec<String> = self.words().map(|word| shown(&word.to_string_lossy())).collect();
         words.join(" ")
     }
-
-    /// The program's name.
-    pub(crate) fn name(&self) -> String {
-        Path::new(&self.program).file_name().unwrap_or_default().to_string_lossy().into_owned()
-    }
 }
 
 /// Takes the caller's PostgreSQL settings and language out of a command's environment: rivals must not differ by them.
@@ -67,6 +62,5 @@ mod tests {
     fn commands_can_be_typed_again() {
         let command = Invocation::new("/bin/x").with(["-d", "host=/tmp port=1", "", "it's"]);
         assert_eq!(command.shown(), r"/bin/x -d 'host=/tmp port=1' '' 'it'\''s'");
-        assert_eq!(command.name(), "x");
     }
 }

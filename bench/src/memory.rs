@@ -8,19 +8,17 @@ use pgstrata::postmaster::{Server, ServerProgram, Shutdown};
 use serde::Serialize;
 
 use crate::arguments::MemoryOptions;
-use crate::compare::last_event;
 use crate::environment::Environment;
 use crate::invocation::Invocation;
 use crate::output::{Output, giga, mebi};
 use crate::pairs::Run;
 use crate::place::{self, Place};
 use crate::program::Program;
-use crate::server_cpu::ServerCpu;
 use crate::statistics::Spread;
 use crate::summary::shown;
 use crate::table::Table;
 use crate::tree::Contents;
-use crate::{cache, cluster, many_files, measure, tree};
+use crate::{cache, cluster, many_files, measure, one_run, tree};
 
 /// Files in the smaller cluster, besides an empty cluster's own.
 const FEW: u32 = 20;
@@ -104,20 +102,17 @@ fn sample(
         .with(["-D".into(), copy.clone().into_os_string()]);
     let (mut runs, mut contents) = (Vec::new(), Contents::default());
     for number in 1..=options.runs {
-        let server_cpu = ServerCpu::begin(server.pid())?;
-        let finished = measure::run(&client)?;
-        let server_cpu_seconds = Some(server_cpu.end()?);
+        let run = one_run::run(&client, Some(server), &copy)?;
         contents = tree::contents(&copy)?;
         tree::remove(&copy)?;
         cache::settle(place.dir())?;
         eprintln!(
             "pgstrata-bench: {extra_files} files, run {number}/{}: {:.1} MiB, {:.2} s",
             options.runs,
-            mebi(finished.cost.peak_memory_bytes),
-            finished.cost.wall_seconds
+            mebi(run.cost.peak_memory_bytes),
+            run.cost.wall_seconds
         );
-        let report = last_event(&finished.stdout, "summary");
-        runs.push(Run { cost: finished.cost, server_cpu_seconds, bytes: contents.bytes, report });
+        runs.push(run);
     }
     let spread = |measure: fn(&Run) -> f64| Spread::of(runs.iter().map(measure)).context("no run was made");
     Ok(Sample {

@@ -26,6 +26,8 @@ pub(crate) struct Run {
     pub(crate) cost: Cost,
     /// CPU seconds that the server spent on it, where a server took part.
     pub(crate) server_cpu_seconds: Option<f64>,
+    /// CPU seconds of everything on the machine while it ran, the kernel's own threads included.
+    pub(crate) machine_cpu_seconds: f64,
     /// Bytes of the files that it made or read.
     pub(crate) bytes: u64,
     /// What the program itself reported, where it does.
@@ -93,7 +95,7 @@ pub(crate) mod tests {
             system_seconds: cpu / 2.0,
             peak_memory_bytes: memory,
         };
-        Run { cost, server_cpu_seconds: None, bytes: 0, report: None }
+        Run { cost, server_cpu_seconds: None, machine_cpu_seconds: 2.0 * cpu, bytes: 0, report: None }
     }
 
     #[derive(Default)]

@@ -26,6 +26,15 @@ pub(crate) fn contents(root: &Path) -> anyhow::Result<Contents> {
     Ok(contents)
 }
 
+impl std::ops::Sub for Contents {
+    type Output = Self;
+
+    /// What remains without a part of it.
+    fn sub(self, part: Self) -> Self {
+        Self { files: self.files - part.files, bytes: self.bytes - part.bytes }
+    }
+}
+
 /// Reads every regular file below a directory, so that it is in the page cache afterwards.
 pub(crate) fn read_all(root: &Path) -> anyhow::Result<()> {
     let mut buffer = vec![0; 1 << 20];

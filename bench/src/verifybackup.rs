@@ -10,9 +10,10 @@ use pgstrata::postmaster::Shutdown;
 use crate::arguments::CompareOptions;
 use crate::cache::{self, Cache};
 use crate::cluster;
-use crate::compare::{Comparison, last_event, subject};
+use crate::compare::{Comparison, subject};
 use crate::invocation::Invocation;
 use crate::measure;
+use crate::one_run;
 use crate::pairs::{Contest, Run, Side};
 use crate::tree;
 
@@ -37,9 +38,8 @@ pub(crate) fn compare(options: &CompareOptions) -> anyhow::Result<()> {
         .with(["verifybackup", "-n"])
         .with(common.our_option.iter().cloned())
         .with([copy.clone()]);
-    let contents = tree::contents(&copy)?;
-    let subject = subject("verifybackup", &stock, &ours, contents);
-    let mut contest = Verifications { copy: copy.clone(), stock, ours, bytes: contents.bytes };
+    let subject = subject("verifybackup", &stock, &ours, tree::contents(&copy)?);
+    let mut contest = Verifications { copy: copy.clone(), stock, ours };
     comparison.run(&subject, &mut contest, "pg_verifybackup")?;
     tree::remove(&copy)
 }
@@ -48,7 +48,6 @@ struct Verifications {
     copy: PathBuf,
     stock: Invocation,
     ours: Invocation,
-    bytes: u64,
 }
 
 impl Contest for Verifications {
@@ -61,9 +60,7 @@ impl Contest for Verifications {
             Side::Stock => &self.stock,
             Side::Ours => &self.ours,
         };
-        let finished = measure::run(client)?;
-        let report = last_event(&finished.stdout, "summary");
-        Ok(Run { cost: finished.cost, server_cpu_seconds: None, bytes: self.bytes, report })
+        one_run::run(client, None, &self.copy)
     }
 
     fn clear(&mut self) -> anyhow::Result<()> {
