@@ -3,15 +3,13 @@
 //! A test reads as what it proves:
 //!
 //! ```no_run
-//! use pgstrata::postmaster::Cluster;
 //! use pgstrata_tests as harness;
 //!
 //! let source = harness::cluster(17).with(harness::Workload::small()).start();
 //! let dir = source.dir("copy");
-//! harness::pgstrata(["basebackup", "-D", &dir.to_string_lossy(), "-X", "stream", "-d", &source.conninfo()])
-//!     .run()
-//!     .expect_success();
-//! let copy = Cluster::from_backup(source.program(), &dir).unwrap().start(&[]).unwrap();
+//! let run = harness::pgstrata(["basebackup", "-X", "stream", "-c", "fast", "-d", &source.conninfo(), "-D"]);
+//! run.arg(&dir).run().expect_success();
+//! let copy = source.boot(&dir);
 //! harness::compare(&source, &copy);
 //! ```
 //!

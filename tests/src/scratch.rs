@@ -98,10 +98,9 @@ fn sweep(base: &Path) {
             continue;
         }
         let Ok(lock) = File::open(&path) else { continue };
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            if let Err(error) = remove(&path) {
-                eprintln!("{}: left by an earlier run, cannot remove: {error}", path.display());
-            }
+        let abandoned = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if abandoned && let Err(error) = remove(&path) {
+            eprintln!("{}: left by an earlier run, cannot remove: {error}", path.display());
         }
     }
 }

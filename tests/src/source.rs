@@ -4,24 +4,31 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use pgstrata::postmaster::{Auth, Cluster, InitOptions, Server, Shutdown};
+use pgstrata::postmaster::{Auth, Cluster, InitOptions, PostmasterError, Server, Shutdown};
 
 use crate::workload::Loaded;
 use crate::{Scratch, Sql, Tablespace, Workload, Writer, servers, template};
 
 /// Settings of every source. A backup is consistent whatever its source syncs: recovery reads what was written, and
-/// no test cuts the power. The rest keeps many small servers side by side affordable.
-const SETTINGS: [(&str, &str); 9] = [
+/// no test cuts the power.
+const SETTINGS: [(&str, &str); 6] = [
     ("wal_level", "replica"),
     ("max_wal_senders", "10"),
     ("max_replication_slots", "10"),
-    ("max_connections", "40"),
-    ("fsync", "off"),
     ("full_page_writes", "on"),
+    ("restart_after_crash", "off"),
+    // A backup that fetches its WAL at the end finds it still there, whatever checkpoints came in between.
+    ("wal_keep_size", "512MB"),
+];
+
+/// Settings of every server of a test: they keep many small servers side by side affordable.
+const FRUGAL: [(&str, &str); 5] = [
+    ("fsync", "off"),
     ("shared_buffers", "32MB"),
+    ("max_connections", "40"),
+    ("max_wal_size", "256MB"),
     // In the data directory, where a killed server leaves nothing behind on the machine.
     ("dynamic_shared_memory_type", "mmap"),
-    ("restart_after_crash", "off"),
 ];
 
 /// Starts to describe a source of a major version.
@@ -30,7 +37,11 @@ const SETTINGS: [(&str, &str); 9] = [
 /// Where that version does not run here.
 #[must_use]
 pub fn cluster(major: u32) -> ClusterBuilder {
-    let settings = SETTINGS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let settings = SETTINGS
+        .iter()
+        .chain(&FRUGAL)
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
     ClusterBuilder {
         major,
         options: InitOptions::default(),
@@ -174,6 +185,27 @@ impl Source {
     #[must_use]
     pub fn writer(&self, number: u64) -> Writer {
         Writer::start(&self.socket_conninfo(), number)
+    }
+
+    /// Starts a copy: a backup of this source in plain format, in `dir`.
+    ///
+    /// # Panics
+    /// Where it does not start, with what the server said.
+    #[track_caller]
+    #[must_use]
+    pub fn boot(&self, dir: &Path) -> Server {
+        self.try_boot(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
+    }
+
+    /// As [`boot`](Self::boot), for copies that must not start.
+    ///
+    /// # Errors
+    /// What the server said.
+    pub fn try_boot(&self, dir: &Path) -> Result<Server, PostmasterError> {
+        let cluster = self.cluster();
+        Cluster::from_backup(cluster.program(), dir)?
+            .with_login(cluster.user(), cluster.password())
+            .start(&FRUGAL)
     }
 
     /// The tablespaces of the workload.

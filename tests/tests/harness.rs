@@ -182,7 +182,7 @@ fn a_backup_by_the_stock_client_passes_every_check() {
     writer.wait_for_more(50);
     let ledger = writer.stop();
     harness::verify_backup(&dir, major).expect_good();
-    let copy = Cluster::from_backup(source.program(), &dir).unwrap().start(&[]).unwrap();
+    let copy = source.boot(&dir);
     harness::compare(&source, &copy);
     let last = ledger.check(&sql(&copy), before);
     eprintln!("a copy of {before} to {} transactions holds {last}", ledger.acknowledged());

@@ -5,6 +5,7 @@
 
 mod basebackup;
 mod connection;
+mod demo;
 mod open_files;
 mod progress;
 mod run_basebackup;
@@ -30,6 +31,7 @@ enum Command {
     /// Take a base backup of a running PostgreSQL server
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
+    Demo(demo::DemoArgs),
 }
 
 /// Runs the program with the arguments of this process.
@@ -46,6 +48,7 @@ pub fn main() -> ExitCode {
     open_files::raise_limit();
     let outcome = match &program.command {
         Command::BaseBackup(args) => run_basebackup::run(args),
+        Command::Demo(args) => demo::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -52,7 +52,7 @@ fn with_password(args: &BaseBackupArgs, mut config: BaseBackupConfig) -> anyhow:
     match attempt(args, &config, &stop) {
         Err(Failure::Connect(ConnectError::PasswordRequired { .. })) if args.connection.may_ask() => {
             config.connection = ask(config.connection)?;
-            Ok(attempt(args, &config, &Stop::new())?)
+            Ok(attempt(args, &config, &stop)?)
         }
         outcome => Ok(outcome?),
     }

@@ -148,7 +148,8 @@ impl Shared {
                 // Passwords, uploads and standby messages need no answer.
                 b'p' | b'd' | b'f' => {}
                 other => {
-                    socket.write_all(&message::fatal("08P01", &format!("unexpected message {other:#04x}")))?
+                    let refusal = message::fatal("08P01", &format!("unexpected message {other:#04x}"));
+                    socket.write_all(&refusal)?;
                 }
             }
         }

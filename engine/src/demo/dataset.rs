@@ -1,0 +1,187 @@
+//! The source's data: a bit of everything that a backup has to carry.
+//!
+//! Big tables share the bytes asked for: `accounts` changes during the backup, `events` has a second index,
+//! `documents` lies in TOAST, `measurements` in a tablespace. Beside them an unlogged table, an empty one and many
+//! that are smaller than a page's worth. The same size always makes the same rows.
+
+use std::path::Path;
+
+use super::DemoError;
+use super::digest::quoted_text;
+use super::sql::Sql;
+use crate::failure::Failure;
+use crate::stop::Stop;
+
+/// The table that the writer changes, and the columns of it that stay as they are.
+pub(super) const ACCOUNTS: &str = "accounts";
+pub(super) const ACCOUNTS_STATIC: [&str; 2] = ["id", "owner"];
+/// The table that the writer adds to; its column `id` numbers the transactions.
+pub(super) const LEDGER: &str = "ledger";
+
+/// Tables of a few rows; the first has none.
+const SMALL_TABLES: u64 = 48;
+/// Each has this many rows more than the one before.
+const SMALL_STEP: u64 = 5;
+const UNLOGGED_ROWS: u64 = 5000;
+/// Bytes of table that one statement makes: small enough that progress shows.
+const BYTES_AT_ONCE: u64 = 8 << 20;
+
+/// A table that is filled to a size.
+struct Big {
+    name: &'static str,
+    /// Bytes of one row with its index entries and TOAST, measured with PostgreSQL 15.
+    row_bytes: u64,
+    /// The rows numbered `i`.
+    rows: &'static str,
+}
+
+const BIG: [Big; 4] = [
+    Big { name: ACCOUNTS, row_bytes: 117, rows: "i, 0, md5(i::text)" },
+    Big {
+        name: "events",
+        row_bytes: 183,
+        rows: "i, timestamptz '2025-01-01 UTC' + i * interval '1 second', i * 7919 % 100, md5(i::text) || md5((-i)::text)",
+    },
+    Big {
+        name: "documents",
+        row_bytes: 10_045,
+        rows: "i, (SELECT string_agg(md5(i::text || '/' || n), '') FROM generate_series(1, 64 + i % 448) n)",
+    },
+    Big {
+        name: "measurements",
+        row_bytes: 83,
+        rows: "i, i % 1000, timestamptz '2025-01-01 UTC' + i * interval '1 second', sin(i::float8)",
+    },
+];
+
+/// How many rows the big tables get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    rows: [u64; BIG.len()],
+}
+
+/// What was loaded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loaded {
+    pub(super) tables: u64,
+    pub(super) rows: u64,
+    /// Bytes of all tablespaces but the shared one, system catalogues included.
+    pub(super) bytes: u64,
+}
+
+impl Plan {
+    /// About so many bytes, in equal parts.
+    pub(super) fn for_bytes(bytes: u64) -> Self {
+        let share = bytes / BIG.len() as u64;
+        Self { rows: BIG.each_ref().map(|big| (share / big.row_bytes).max(1)) }
+    }
+
+    /// Rows of the table that the writer changes.
+    pub(super) fn accounts(&self) -> u64 {
+        self.rows[0]
+    }
+
+    fn total_rows(&self) -> u64 {
+        let small: u64 = (0..SMALL_TABLES).map(|n| n * SMALL_STEP).sum();
+        self.rows.iter().sum::<u64>() + small + UNLOGGED_ROWS
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.rows.iter().zip(&BIG).map(|(rows, big)| rows * big.row_bytes).sum()
+    }
+}
+
+/// Makes the tables and fills them. `tablespace` is an empty folder of the server's account.
+pub(super) fn load(
+    sql: &mut Sql,
+    plan: &Plan,
+    tablespace: &Path,
+    stop: &Stop<Failure>,
+    advances: &dyn Fn(u64, u64),
+) -> Result<Loaded, DemoError> {
+    let location = tablespace.to_str().ok_or_else(|| {
+        Failure::Target(format!("\"{}\" is not valid UTF-8\nHINT: set TMPDIR.", tablespace.display()))
+    })?;
+    sql.run(
+        "create the tablespace",
+        &format!("CREATE TABLESPACE demo_space LOCATION {}", quoted_text(location)),
+    )?;
+    sql.run("create the tables", TABLES)?;
+    sql.run("create the small tables", &small_tables())?;
+    let (mut done, total) = (0, plan.total_bytes());
+    for (big, &rows) in BIG.iter().zip(&plan.rows) {
+        let step = (BYTES_AT_ONCE / big.row_bytes).max(1);
+        let mut first = 1;
+        while first <= rows {
+            if stop.is_thrown() {
+                return Err(Failure::Stopped.into());
+            }
+            let last = rows.min(first + step - 1);
+            sql.run(&format!("fill the table {}", big.name), &fill(big, first, last))?;
+            done += (last - first + 1) * big.row_bytes;
+            advances(done, total);
+            first = last + 1;
+        }
+    }
+    // Visibility maps and statistics belong to a real cluster, and make the comparison quicker.
+    sql.run("vacuum", "VACUUM ANALYZE")?;
+    sql.run("write a checkpoint", "CHECKPOINT")?;
+    let [bytes] = sql.row(
+        "measure the data",
+        "SELECT pg_tablespace_size('pg_default') + pg_tablespace_size('demo_space')",
+    )?;
+    let tables = BIG.len() as u64 + SMALL_TABLES + 2;
+    Ok(Loaded { tables, rows: plan.total_rows(), bytes })
+}
+
+const TABLES: &str = "\
+    CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL, owner text NOT NULL) \
+        WITH (fillfactor = 90); \
+    CREATE TABLE ledger (id bigint PRIMARY KEY, account bigint NOT NULL, amount bigint NOT NULL, \
+        written timestamptz NOT NULL DEFAULT clock_timestamp()); \
+    CREATE TABLE events (id bigint PRIMARY KEY, at timestamptz NOT NULL, kind integer NOT NULL, payload text); \
+    CREATE INDEX events_by_kind ON events (kind, at); \
+    CREATE TABLE documents (id bigint PRIMARY KEY, body text NOT NULL); \
+    ALTER TABLE documents ALTER body SET STORAGE EXTERNAL; \
+    CREATE TABLE measurements (id bigint PRIMARY KEY USING INDEX TABLESPACE demo_space, \
+        sensor integer NOT NULL, at timestamptz NOT NULL, value float8 NOT NULL) TABLESPACE demo_space; \
+    CREATE UNLOGGED TABLE visitors (id bigint PRIMARY KEY, note text)";
+
+fn fill(big: &Big, first: u64, last: u64) -> String {
+    format!("INSERT INTO {} SELECT {} FROM generate_series({first}::bigint, {last}) i", big.name, big.rows)
+}
+
+fn small_tables() -> String {
+    format!(
+        "DO $$ BEGIN \
+           FOR n IN 1..{SMALL_TABLES} LOOP \
+             EXECUTE format('CREATE TABLE small_%s (id integer PRIMARY KEY, note text)', n); \
+             EXECUTE format('INSERT INTO small_%s SELECT i, md5(i::text) FROM generate_series(1, %s) i', \
+                            n, (n - 1) * {SMALL_STEP}); \
+           END LOOP; \
+           INSERT INTO visitors SELECT i, md5(i::text) FROM generate_series(1, {UNLOGGED_ROWS}) i; \
+         END $$"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_come_close_to_what_was_asked_for() {
+        for bytes in [16_000_000, 300_000_000, 1_000_000_000_000] {
+            let planned = Plan::for_bytes(bytes).total_bytes();
+            assert!(planned <= bytes && planned > bytes - 50_000, "{bytes}: {planned}");
+        }
+        assert_eq!(Plan::for_bytes(0).rows, [1; BIG.len()]);
+        assert_eq!(Plan::for_bytes(0).total_rows(), 4 + 5 * (47 * 48 / 2) + UNLOGGED_ROWS);
+    }
+
+    #[test]
+    fn fills_name_their_rows() {
+        let sql = fill(&BIG[3], 5, 9);
+        assert!(sql.starts_with("INSERT INTO measurements SELECT i, "), "{sql}");
+        assert!(sql.ends_with("FROM generate_series(5::bigint, 9) i"), "{sql}");
+    }
+}
