@@ -16,12 +16,14 @@
 //! Everything here panics with a full message where a test cannot go on: a harness that half works proves nothing.
 //! What a test makes lives in a scratch directory that goes with it, also after a kill (see [`Scratch`]).
 
+mod aftermath;
 mod artifacts;
 mod collector;
 mod compare;
 pub mod fake;
 mod interposer;
 mod invocation;
+mod manifest;
 mod scratch;
 mod servers;
 mod small_fs;
@@ -32,9 +34,11 @@ mod verify;
 mod workload;
 mod writer;
 
+pub use aftermath::{Snapshot, expect_forgotten, expect_unfinished};
 pub use compare::{Comparison, compare, differences};
 pub use interposer::{Action, Direction, Fault, Interposer};
 pub use invocation::{Finished, Invocation, Running, pgstrata};
+pub use manifest::check_manifest;
 pub use scratch::Scratch;
 pub use servers::{MAJORS, each_major, majors, program};
 pub use small_fs::{FsKind, SmallFs};

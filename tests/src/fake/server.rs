@@ -140,8 +140,13 @@ impl Shared {
                         return Ok(());
                     }
                 }
+                b'c' => {
+                    if !play(&self.script.after_copy, socket)? {
+                        return Ok(());
+                    }
+                }
                 // Passwords, uploads and standby messages need no answer.
-                b'p' | b'd' | b'c' | b'f' => {}
+                b'p' | b'd' | b'f' => {}
                 other => {
                     let refusal = message::fatal("08P01", &format!("unexpected message {other:#04x}"));
                     socket.write_all(&refusal)?;
