@@ -7,19 +7,18 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::artifacts;
+use crate::collector::Collector;
 
 /// How long a run may take unless a test says otherwise.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -343,68 +342,6 @@ impl From<libc::rusage> for Usage {
         // getrusage(2): ru_maxrss is in KiB.
         let peak_memory = u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024;
         Self { cpu: time(usage.ru_utime) + time(usage.ru_stime), peak_memory }
-    }
-}
-
-/// Collects what a program writes to a pipe.
-#[derive(Debug)]
-struct Collector {
-    collected: Arc<(Mutex<Collected>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug, Default)]
-struct Collected {
-    bytes: Vec<u8>,
-    ended: bool,
-}
-
-impl Collector {
-    fn new(pipe: Option<impl Read + Send + 'static>) -> Self {
-        let collected = Arc::<(Mutex<Collected>, Condvar)>::default();
-        let theirs = Arc::clone(&collected);
-        let thread = thread::spawn(move || {
-            let mut buffer = [0; 8192];
-            let mut pipe = pipe;
-            loop {
-                let read = pipe.as_mut().map_or(Ok(0), |pipe| pipe.read(&mut buffer));
-                let mut collected = theirs.0.lock().expect("nobody panics with the lock");
-                match read {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Ok(0) | Err(_) => collected.ended = true,
-                    Ok(count) => collected.bytes.extend_from_slice(&buffer[..count]),
-                }
-                theirs.1.notify_all();
-                if collected.ended {
-                    return;
-                }
-            }
-        });
-        Self { collected, thread: Some(thread) }
-    }
-
-    fn wait_for(&self, text: &str, limit: Duration) -> bool {
-        let holds = |collected: &Collected| {
-            collected.bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
-        };
-        let (lock, changed) = &*self.collected;
-        let collected = lock.lock().expect("nobody panics with the lock");
-        let waiting = |collected: &mut Collected| !collected.ended && !holds(collected);
-        let waited = changed.wait_timeout_while(collected, limit, waiting);
-        holds(&waited.expect("nobody panics with the lock").0)
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.collected.0.lock().expect("nobody panics with the lock").bytes)
-            .into_owned()
-    }
-
-    /// Waits for the end of the pipe, which comes when no process holds it any more.
-    fn finish(&mut self) -> Vec<u8> {
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("reading a pipe does not panic");
-        }
-        std::mem::take(&mut self.collected.0.lock().expect("nobody panics with the lock").bytes)
     }
 }
 

@@ -3,26 +3,27 @@
 //! A test reads as what it proves:
 //!
 //! ```no_run
-//! use pgstrata::postmaster::Cluster;
 //! use pgstrata_tests as harness;
 //!
 //! let source = harness::cluster(17).with(harness::Workload::small()).start();
 //! let dir = source.dir("copy");
-//! harness::pgstrata(["basebackup", "-D", &dir.to_string_lossy(), "-X", "stream", "-d", &source.conninfo()])
-//!     .run()
-//!     .expect_success();
-//! let copy = Cluster::from_backup(source.program(), &dir).unwrap().start(&[]).unwrap();
+//! let run = harness::pgstrata(["basebackup", "-X", "stream", "-c", "fast", "-d", &source.conninfo(), "-D"]);
+//! run.arg(&dir).run().expect_success();
+//! let copy = source.boot(&dir);
 //! harness::compare(&source, &copy);
 //! ```
 //!
 //! Everything here panics with a full message where a test cannot go on: a harness that half works proves nothing.
 //! What a test makes lives in a scratch directory that goes with it, also after a kill (see [`Scratch`]).
 
+mod aftermath;
 mod artifacts;
+mod collector;
 mod compare;
 pub mod fake;
 mod interposer;
 mod invocation;
+mod manifest;
 mod scratch;
 mod servers;
 mod small_fs;
@@ -33,9 +34,11 @@ mod verify;
 mod workload;
 mod writer;
 
+pub use aftermath::{Snapshot, expect_forgotten, expect_unfinished};
 pub use compare::{Comparison, compare, differences};
 pub use interposer::{Action, Direction, Fault, Interposer};
 pub use invocation::{Finished, Invocation, Running, pgstrata};
+pub use manifest::check_manifest;
 pub use scratch::Scratch;
 pub use servers::{MAJORS, each_major, majors, program};
 pub use small_fs::{FsKind, SmallFs};

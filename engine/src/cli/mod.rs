@@ -7,6 +7,7 @@ mod basebackup;
 mod connection;
 mod demo;
 mod open_files;
+mod plain;
 mod progress;
 mod run_basebackup;
 mod signals;

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::basebackup::BaseBackupArgs;
 use super::connection::ask;
+use super::plain::plain;
 use super::progress::{Display, Show, Voice, bar, print_json};
 use super::signals::throw_on_signal;
 use super::summary::summary;
@@ -26,13 +27,13 @@ pub(super) fn run(args: &BaseBackupArgs) -> anyhow::Result<()> {
         }
         Ok(report) => {
             // A closed stderr must not end a backup.
-            let _ = write!(std::io::stderr(), "pgstrata: base backup completed\n{}", summary(report));
+            let _ = write!(std::io::stderr(), "pgstrata: base backup completed\n{}", plain(&summary(report)));
         }
         Err(error) => {
             if args.json {
                 print_json(&json!({ "event": "error", "message": error.to_string() }));
             }
-            let _ = writeln!(std::io::stderr(), "pgstrata: error: {}", told(error));
+            let _ = writeln!(std::io::stderr(), "pgstrata: error: {}", plain(&told(error)));
         }
     }
     outcome.map(drop)
@@ -52,7 +53,7 @@ fn with_password(args: &BaseBackupArgs, mut config: BaseBackupConfig) -> anyhow:
     match attempt(args, &config, &stop) {
         Err(Failure::Connect(ConnectError::PasswordRequired { .. })) if args.connection.may_ask() => {
             config.connection = ask(config.connection)?;
-            Ok(attempt(args, &config, &Stop::new())?)
+            Ok(attempt(args, &config, &stop)?)
         }
         outcome => Ok(outcome?),
     }

@@ -93,6 +93,7 @@ impl Session {
     /// # Errors
     /// As [`Self::simple_query`].
     pub async fn begin_copy(&mut self, command: &str) -> Result<Reply, SessionError> {
+        self.exchange.check_idle()?;
         let mut out = BytesMut::new();
         frontend::query(command, &mut out)?;
         self.send(out).await?;

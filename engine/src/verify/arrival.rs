@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crossbeam::channel::Receiver;
+use pgstrata_protocol::Lsn;
 use pgstrata_protocol::manifest::{
     ChecksumValue, ManifestError, ManifestEvent, ManifestFile, ManifestSummary, read_manifest,
 };
@@ -125,6 +126,10 @@ pub struct Comparison {
     pub problem_count: u64,
     /// The first of them in words.
     pub problems: Vec<String>,
+    /// The first byte of WAL that the manifest says the backup needs.
+    pub wal_start: Option<Lsn>,
+    /// The byte behind the last.
+    pub wal_end: Option<Lsn>,
 }
 
 impl Comparison {
@@ -150,7 +155,12 @@ pub fn compare_with_manifest(
     let mut comparison = Comparison::default();
     let summary = read_manifest(manifest, &mut |event| match event {
         ManifestEvent::File(file) => compare_file(&mut records, &file, &mut comparison),
-        _ => Ok(()),
+        ManifestEvent::WalRange { start, end, .. } => {
+            comparison.wal_start = Some(comparison.wal_start.map_or(start, |first| first.min(start)));
+            comparison.wal_end = comparison.wal_end.max(Some(end));
+            Ok(())
+        }
+        ManifestEvent::Version(_) | ManifestEvent::SystemIdentifier(_) => Ok(()),
     })?;
     loop {
         records.fill(0).map_err(ManifestError::Visit)?;
