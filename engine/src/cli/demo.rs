@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::Args;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use crate::demo::{
     BootReport, Comparison, DemoConfig, DemoError, DemoObserver, DemoReport, Done, ProgramReport,
     SourceReport, Step, run as demonstrate,
 };
+use crate::postmaster::PostmasterError;
 use crate::stop::Stop;
 
 /// Back up a server made for the purpose, boot the copy, and compare it with the source
@@ -84,8 +86,8 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<()> {
             if args.json {
                 print_json(&json!({ "event": "error", "message": error.to_string() }));
             }
-            // A closed stderr changes nothing about the outcome.
-            let _ = writeln!(std::io::stderr(), "pgstrata: error: {error:#}");
+            // A closed stderr changes nothing about the outcome. Each error names its causes itself.
+            let _ = writeln!(std::io::stderr(), "pgstrata: error: {error}");
         }
     }
     outcome.map(drop)
@@ -93,11 +95,17 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<()> {
 
 fn attempt(args: &DemoArgs) -> anyhow::Result<DemoReport> {
     let stop = Stop::new();
-    throw_on_signal(&stop)?;
+    throw_on_signal(&stop).map_err(|error| anyhow!("{error:#}"))?;
     let stage = Arc::new(Stage::new(args.json));
     let observer: Arc<dyn DemoObserver> = Arc::clone(&stage) as Arc<dyn DemoObserver>;
     let outcome = demonstrate(&args.resolve(), &observer, &stop);
     stage.clear();
+    if let Err(DemoError::Postmaster(PostmasterError::Died { .. } | PostmasterError::NotReady { .. })) =
+        &outcome
+        && !args.keep
+    {
+        observer.warning("the scratch folder is removed, logs included; --keep would have kept it");
+    }
     outcome.map_err(|error| match error {
         // The caller looks for signals among these.
         DemoError::Failure(failure) => failure.into(),

@@ -5,10 +5,14 @@
 //! that are smaller than a page's worth. The same size always makes the same rows.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
-use super::DemoError;
 use super::digest::quoted_text;
 use super::sql::Sql;
+use super::{DemoError, Side};
+use crate::connect::ConnectionSettings;
 use crate::failure::Failure;
 use crate::stop::Stop;
 
@@ -33,24 +37,34 @@ struct Big {
     row_bytes: u64,
     /// The rows numbered `i`.
     rows: &'static str,
+    /// What makes its indexes, once it is filled.
+    indexes: &'static str,
 }
 
 const BIG: [Big; 4] = [
-    Big { name: ACCOUNTS, row_bytes: 117, rows: "i, 0, md5(i::text)" },
+    Big {
+        name: ACCOUNTS,
+        row_bytes: 117,
+        rows: "i, 0, md5(i::text)",
+        indexes: "ALTER TABLE accounts ADD PRIMARY KEY (id)",
+    },
     Big {
         name: "events",
-        row_bytes: 183,
+        row_bytes: 171,
         rows: "i, timestamptz '2025-01-01 UTC' + i * interval '1 second', i * 7919 % 100, md5(i::text) || md5((-i)::text)",
+        indexes: "ALTER TABLE events ADD PRIMARY KEY (id); CREATE INDEX events_by_kind ON events (kind, at)",
     },
     Big {
         name: "documents",
         row_bytes: 10_045,
         rows: "i, (SELECT string_agg(md5(i::text || '/' || n), '') FROM generate_series(1, 64 + i % 448) n)",
+        indexes: "ALTER TABLE documents ADD PRIMARY KEY (id)",
     },
     Big {
         name: "measurements",
         row_bytes: 83,
         rows: "i, i % 1000, timestamptz '2025-01-01 UTC' + i * interval '1 second', sin(i::float8)",
+        indexes: "ALTER TABLE measurements ADD PRIMARY KEY (id) USING INDEX TABLESPACE demo_space",
     },
 ];
 
@@ -91,37 +105,41 @@ impl Plan {
     }
 }
 
-/// Makes the tables and fills them. `tablespace` is an empty folder of the server's account.
+/// Makes the tables and fills them, the big ones side by side. `tablespace` is an empty folder of the server's
+/// account; `advances` is told of bytes made and bytes to make.
 pub(super) fn load(
-    sql: &mut Sql,
+    settings: &ConnectionSettings,
     plan: &Plan,
     tablespace: &Path,
     stop: &Stop<Failure>,
-    advances: &dyn Fn(u64, u64),
+    advances: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Loaded, DemoError> {
     let location = tablespace.to_str().ok_or_else(|| {
         Failure::Target(format!("\"{}\" is not valid UTF-8\nHINT: set TMPDIR.", tablespace.display()))
     })?;
+    let mut sql = Sql::connect(settings, Side::Source)?;
     sql.run(
         "create the tablespace",
         &format!("CREATE TABLESPACE demo_space LOCATION {}", quoted_text(location)),
     )?;
     sql.run("create the tables", TABLES)?;
     sql.run("create the small tables", &small_tables())?;
-    let (mut done, total) = (0, plan.total_bytes());
-    for (big, &rows) in BIG.iter().zip(&plan.rows) {
-        let step = (BYTES_AT_ONCE / big.row_bytes).max(1);
-        let mut first = 1;
-        while first <= rows {
-            if stop.is_thrown() {
-                return Err(Failure::Stopped.into());
-            }
-            let last = rows.min(first + step - 1);
-            sql.run(&format!("fill the table {}", big.name), &fill(big, first, last))?;
-            done += (last - first + 1) * big.row_bytes;
-            advances(done, total);
-            first = last + 1;
+    let filling = Filling {
+        settings,
+        stop,
+        done: AtomicU64::new(0),
+        failure: Mutex::new(None),
+        total: plan.total_bytes(),
+        advances,
+    };
+    thread::scope(|scope| {
+        for (big, rows) in BIG.iter().zip(plan.rows) {
+            let filling = &filling;
+            scope.spawn(move || filling.fill(big, rows));
         }
+    });
+    if let Some(error) = filling.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
     }
     // Visibility maps and statistics belong to a real cluster, and make the comparison quicker.
     sql.run("vacuum", "VACUUM ANALYZE")?;
@@ -134,20 +152,61 @@ pub(super) fn load(
     Ok(Loaded { tables, rows: plan.total_rows(), bytes })
 }
 
+/// The filling of the big tables, a session each.
+struct Filling<'a> {
+    settings: &'a ConnectionSettings,
+    stop: &'a Stop<Failure>,
+    /// Bytes made.
+    done: AtomicU64,
+    /// The first failure; the others need not go on then.
+    failure: Mutex<Option<DemoError>>,
+    total: u64,
+    advances: &'a (dyn Fn(u64, u64) + Sync),
+}
+
+impl Filling<'_> {
+    fn fill(&self, big: &Big, rows: u64) {
+        if let Err(error) = self.try_fill(big, rows) {
+            self.failure().get_or_insert(error);
+        }
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<DemoError>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_fill(&self, big: &Big, rows: u64) -> Result<(), DemoError> {
+        let mut sql = Sql::connect(self.settings, Side::Source)?;
+        let step = (BYTES_AT_ONCE / big.row_bytes).max(1);
+        let mut first = 1;
+        while first <= rows {
+            if self.stop.is_thrown() || self.failure().is_some() {
+                return Err(Failure::Stopped.into());
+            }
+            let last = rows.min(first + step - 1);
+            sql.run(&format!("fill the table {}", big.name), &insert(big, first, last))?;
+            let made = (last - first + 1) * big.row_bytes;
+            (self.advances)(self.done.fetch_add(made, Ordering::Relaxed) + made, self.total);
+            first = last + 1;
+        }
+        sql.run(&format!("index the table {}", big.name), big.indexes)?;
+        Ok(())
+    }
+}
+
 const TABLES: &str = "\
-    CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL, owner text NOT NULL) \
+    CREATE TABLE accounts (id bigint NOT NULL, balance bigint NOT NULL, owner text NOT NULL) \
         WITH (fillfactor = 90); \
     CREATE TABLE ledger (id bigint PRIMARY KEY, account bigint NOT NULL, amount bigint NOT NULL, \
         written timestamptz NOT NULL DEFAULT clock_timestamp()); \
-    CREATE TABLE events (id bigint PRIMARY KEY, at timestamptz NOT NULL, kind integer NOT NULL, payload text); \
-    CREATE INDEX events_by_kind ON events (kind, at); \
-    CREATE TABLE documents (id bigint PRIMARY KEY, body text NOT NULL); \
+    CREATE TABLE events (id bigint NOT NULL, at timestamptz NOT NULL, kind integer NOT NULL, payload text); \
+    CREATE TABLE documents (id bigint NOT NULL, body text NOT NULL); \
     ALTER TABLE documents ALTER body SET STORAGE EXTERNAL; \
-    CREATE TABLE measurements (id bigint PRIMARY KEY USING INDEX TABLESPACE demo_space, \
-        sensor integer NOT NULL, at timestamptz NOT NULL, value float8 NOT NULL) TABLESPACE demo_space; \
+    CREATE TABLE measurements (id bigint NOT NULL, sensor integer NOT NULL, at timestamptz NOT NULL, \
+        value float8 NOT NULL) TABLESPACE demo_space; \
     CREATE UNLOGGED TABLE visitors (id bigint PRIMARY KEY, note text)";
 
-fn fill(big: &Big, first: u64, last: u64) -> String {
+fn insert(big: &Big, first: u64, last: u64) -> String {
     format!("INSERT INTO {} SELECT {} FROM generate_series({first}::bigint, {last}) i", big.name, big.rows)
 }
 
@@ -179,8 +238,8 @@ mod tests {
     }
 
     #[test]
-    fn fills_name_their_rows() {
-        let sql = fill(&BIG[3], 5, 9);
+    fn inserts_name_their_rows() {
+        let sql = insert(&BIG[3], 5, 9);
         assert!(sql.starts_with("INSERT INTO measurements SELECT i, "), "{sql}");
         assert!(sql.ends_with("FROM generate_series(5::bigint, 9) i"), "{sql}");
     }

@@ -15,7 +15,7 @@ use super::dataset::{self, Plan};
 use super::observer::{DemoObserver, Done, Step};
 use super::report::{BootReport, Comparison, DemoReport, LedgerReport, ProgramReport, SourceReport};
 use super::scratch::Scratch;
-use super::sql::{Sql, settings};
+use super::sql::settings;
 use super::writer::Writer;
 use super::{DemoError, Side};
 use crate::basebackup::{
@@ -163,8 +163,8 @@ impl Demo<'_> {
         self.end_on_stop(&server)?;
 
         let plan = Plan::for_bytes(self.config.bytes);
-        let mut sql = Sql::connect(&settings(&server, Side::Source)?, Side::Source)?;
-        let loaded = dataset::load(&mut sql, &plan, &tablespace, self.stop, &|done, total| {
+        let connection = settings(&server, Side::Source)?;
+        let loaded = dataset::load(&connection, &plan, &tablespace, self.stop, &|done, total| {
             self.observer.advances(&format!("{} of {} MB", done / 1_000_000, total / 1_000_000));
         })?;
         let report = SourceReport {
