@@ -10,6 +10,7 @@ mod progress;
 mod run_basebackup;
 mod signals;
 mod summary;
+mod verifybackup;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,9 @@ enum Command {
     /// Take a base backup of a running PostgreSQL server
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
+    /// Verify a backup against its manifest
+    #[command(name = "verifybackup")]
+    VerifyBackup(Box<verifybackup::VerifyBackupArgs>),
 }
 
 /// Runs the program with the arguments of this process.
@@ -46,6 +50,7 @@ pub fn main() -> ExitCode {
     open_files::raise_limit();
     let outcome = match &program.command {
         Command::BaseBackup(args) => run_basebackup::run(args),
+        Command::VerifyBackup(args) => verifybackup::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
