@@ -184,6 +184,7 @@ impl Run<'_> {
     async fn open_session(&self) -> Result<(Session, ServerFacts), Failure> {
         let mut session =
             Session::connect(&self.config.connection, Purpose::Replication, self.notices()).await?;
+        session.set_stall_limit(Some(self.config.stall_timeout));
         let facts = ServerFacts::ask(&mut session, self.config).await?;
         Ok((session, facts))
     }
@@ -229,7 +230,7 @@ impl Run<'_> {
         };
         let command = options.command(facts.version).map_err(|error| Failure::Target(error.to_string()))?;
         let reply = session
-            .begin_copy(&command)
+            .begin_slow_copy(&command)
             .await
             .map_err(|error| Failure::session("could not initiate base backup", error))?;
         let Reply::Copy { direction: CopyDirection::Out, results } = reply else {
