@@ -295,7 +295,7 @@ fn draw(progress: &VerifyProgress, bar: &ProgressBar, lines: bool, ended: &Recei
 /// The line of pg_verifybackup's own progress.
 fn as_stock(bytes: u64, total: u64) -> String {
     let (done, total) = (bytes / 1024, total / 1024);
-    let percent = if total == 0 { 100 } else { done.saturating_mul(100) / total };
+    let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
     let width = total.to_string().len();
     format!("{done:>width$}/{total} kB ({percent}%) verified")
 }

@@ -157,8 +157,9 @@ mod tests {
 
     #[test]
     fn joined_parts_are_the_whole() {
-        let content: Vec<u8> =
-            (0..PART * 2 + 12345).map(|at| (at / 251 % 256) as u8 ^ (at % 256) as u8).collect();
+        let length = usize::try_from(PART * 2 + 12345).expect("small");
+        let rows = (0..=250).flat_map(|row: u8| (0..=255).map(move |at| row ^ at));
+        let content: Vec<u8> = rows.cycle().take(length).collect();
         let subject = subject(content.len() as u64, ChecksumAlgorithm::Crc32c);
         let mut pieces: Vec<Piece> = Arc::clone(&subject).pieces().collect();
         pieces.reverse();

@@ -29,6 +29,10 @@ use crate::buffer::{BufferPool, PageBuffer};
 use crate::failure::Failure;
 use crate::ring::{Completion, Disk, DiskFile, IoMode, Operation, OperationKind};
 
+/// Streams are numbered modulo this, many times more than a worker can have at a time. What it leaves of a token's 64
+/// bits numbers the reads of the largest file there can be.
+const STREAMS: u64 = 1 << 20;
+
 /// One worker.
 pub(super) struct Reader<'a> {
     run: &'a Run<'a>,
@@ -38,10 +42,10 @@ pub(super) struct Reader<'a> {
     pool: BufferPool,
     clock: WorkerClock<'a>,
     from_cache: &'a AtomicU64,
-    streams: HashMap<u32, Stream>,
+    streams: HashMap<u64, Stream>,
     /// The stream that still has reads to submit.
-    feeding: Option<u32>,
-    next_stream: u32,
+    feeding: Option<u64>,
+    next_stream: u64,
     dealt_out: bool,
 }
 
@@ -53,10 +57,10 @@ struct Stream {
     /// Where the next read begins.
     next_read: u64,
     /// Which read, counted from 0, is to be summed up next.
-    next_sum: u32,
+    next_sum: u64,
     /// Reads that came back before an earlier one.
-    early: BTreeMap<u32, PageBuffer>,
-    under_way: u32,
+    early: BTreeMap<u64, PageBuffer>,
+    under_way: u64,
     failed: bool,
     /// Whether the cache held nothing of it before, and is to hold nothing after.
     clean_up: bool,
@@ -68,8 +72,13 @@ enum Trouble {
         action: &'static str,
         reason: String,
     },
-    /// Something that the comparison of paths and sizes would have found.
-    Differs(Problem),
+    /// No file, which the comparison of paths and sizes must have found if it was so then.
+    Missing,
+    /// Another length, likewise.
+    Size {
+        found: u64,
+    },
+    /// Reading ended at another length than the file had when it was opened.
     Length {
         found: u64,
     },
@@ -191,7 +200,7 @@ impl<'a> Reader<'a> {
             }
         };
         let number = self.next_stream;
-        self.next_stream = number.wrapping_add(1);
+        self.next_stream = (number + 1) % STREAMS;
         let stream = Stream {
             next_read: start,
             piece,
@@ -213,23 +222,17 @@ impl<'a> Reader<'a> {
         let file =
             self.tree.open_file(&subject.path).map_err(|error| match Errno::from_io_error(&error) {
                 // Also when a file lies where a folder belongs, or a link.
-                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                    Trouble::Differs(Problem::Missing { path: subject.path.clone() })
-                }
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Trouble::Missing,
                 _ => Trouble::Unreadable { action: "open file", reason: error.to_string() },
             })?;
         let stat = rustix::fs::fstat(&file)
             .map_err(|error| Trouble::Unreadable { action: "stat file", reason: error.to_string() })?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Trouble::Differs(Problem::Missing { path: subject.path.clone() }));
+            return Err(Trouble::Missing);
         }
         match u64::try_from(stat.st_size) {
             Ok(size) if size == subject.size => Ok(file),
-            found => Err(Trouble::Differs(Problem::Size {
-                path: subject.path.clone(),
-                found: found.unwrap_or(0),
-                expected: subject.size,
-            })),
+            found => Err(Trouble::Size { found: found.unwrap_or(0) }),
         }
     }
 
@@ -265,14 +268,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Submits the stream's next read.
-    fn submit(&mut self, number: u32, buffer: PageBuffer) -> Result<(), Failure> {
+    fn submit(&mut self, number: u64, buffer: PageBuffer) -> Result<(), Failure> {
         let Some(stream) = self.streams.get_mut(&number) else { return Ok(()) };
         let step = buffer.capacity() as u64;
         let read = (stream.next_read - stream.piece.start) / step;
         let wanted = clamp(stream.piece.end - stream.next_read, buffer.capacity());
         let length = wanted.next_multiple_of(stream.file.alignment());
         let operation = Operation {
-            token: u64::from(number) << 32 | read,
+            token: read * STREAMS + number,
             file: Arc::clone(&stream.file),
             kind: OperationKind::Read { buffer, offset: stream.next_read, length },
         };
@@ -287,8 +290,7 @@ impl<'a> Reader<'a> {
     }
 
     fn settle(&mut self, completion: Completion) -> Result<(), Failure> {
-        let number = u32::try_from(completion.token >> 32).unwrap_or(u32::MAX);
-        let read = (completion.token & u64::from(u32::MAX)) as u32;
+        let (number, read) = (completion.token % STREAMS, completion.token / STREAMS);
         let Some(mut stream) = self.streams.remove(&number) else { return Ok(()) };
         stream.under_way -= 1;
         let trouble = match (completion.result, completion.buffer) {
@@ -319,10 +321,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Adds a read to its stream's checksum, and those that waited for it.
-    fn sum_up(&self, stream: &mut Stream, read: u32, buffer: PageBuffer) -> Result<(), Trouble> {
+    fn sum_up(&self, stream: &mut Stream, read: u64, buffer: PageBuffer) -> Result<(), Trouble> {
         stream.early.insert(read, buffer);
         while let Some(buffer) = stream.early.remove(&stream.next_sum) {
-            let at = stream.piece.start + u64::from(stream.next_sum) * buffer.capacity() as u64;
+            let at = stream.piece.start + stream.next_sum * buffer.capacity() as u64;
             let wanted = clamp(stream.piece.end - at, buffer.capacity());
             // Past the piece's end there may be the next piece, but not past the file's.
             if buffer.len() < wanted || buffer.len() > wanted && stream.piece.end == stream.piece.file.size {
@@ -361,7 +363,10 @@ impl<'a> Reader<'a> {
                 self.run.report(Problem::Unreadable { path: path(), action, reason })
             }
             Trouble::Length { found } => self.run.report(Problem::Length { path: path(), found, expected }),
-            Trouble::Differs(problem) => self.run.report_unless_known(problem),
+            Trouble::Missing => self.run.report_unless_known(Problem::Missing { path: path() }),
+            Trouble::Size { found } => {
+                self.run.report_unless_known(Problem::Size { path: path(), found, expected })
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ struct Sample {
 }
 
 fn content(seed: u8, length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at / 256 % 251) as u8 ^ (at % 256) as u8 ^ seed).collect()
+    (0..=255).flat_map(|row| (0..=255).map(move |at| row ^ at ^ seed)).cycle().take(length).collect()
 }
 
 impl Sample {
@@ -572,8 +572,8 @@ fn what_may_not_be_read_is_named() {
     for folder in [sample.scratch.path().to_path_buf(), sample.backup(), sample.tablespace()] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("changed");
     }
-    fs::set_permissions(sample.path(LARGE), fs::Permissions::from_mode(0)).expect("changed");
-    fs::set_permissions(sample.path("base/1"), fs::Permissions::from_mode(0)).expect("changed");
+    fs::set_permissions(sample.path(LARGE), fs::Permissions::from_mode(0o0)).expect("changed");
+    fs::set_permissions(sample.path("base/1"), fs::Permissions::from_mode(0o0)).expect("changed");
     let report = thread::scope(|scope| {
         let verified = scope.spawn(|| {
             // Root may read everything. The id for file access is each thread's own and is inherited by those it

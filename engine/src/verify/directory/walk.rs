@@ -19,6 +19,11 @@ use crate::failure::Failure;
 /// Bytes of names that are handed over at once.
 const BATCH: usize = 8 << 10;
 
+/// Takes a file's path and size.
+type Visit<'a> = dyn Fn(&[u8], u64) -> Result<(), Failure> + Sync + 'a;
+/// Takes what is wrong.
+type Tell<'a> = dyn Fn(Problem) -> Result<(), Failure> + Sync + 'a;
+
 /// A folder whose files are looked at.
 struct Folder {
     descriptor: OwnedFd,
@@ -34,11 +39,7 @@ struct Batch {
 
 /// Shows each file that is not ignored to `visit`, in no particular order and from several threads. What is no
 /// file, and what cannot be examined, goes to `problem`.
-pub(super) fn walk(
-    run: &Run<'_>,
-    visit: &(dyn Fn(&[u8], u64) -> Result<(), Failure> + Sync),
-    problem: &(dyn Fn(Problem) -> Result<(), Failure> + Sync),
-) -> Result<(), Failure> {
+pub(super) fn walk(run: &Run<'_>, visit: &Visit<'_>, problem: &Tell<'_>) -> Result<(), Failure> {
     let threads = run.config.resources.workers;
     let (sender, receiver) = bounded(2 * threads);
     thread::scope(|scope| {
@@ -62,11 +63,7 @@ pub(super) fn walk(
     })
 }
 
-fn read_folders(
-    run: &Run<'_>,
-    sizers: &Sender<Batch>,
-    problem: &(dyn Fn(Problem) -> Result<(), Failure> + Sync),
-) -> Result<(), Failure> {
+fn read_folders(run: &Run<'_>, sizers: &Sender<Batch>, problem: &Tell<'_>) -> Result<(), Failure> {
     let mut tree = Tree::new(run.base.as_fd());
     let mut pending: Vec<Vec<u8>> = vec![Vec::new()];
     while let Some(path) = pending.pop() {
@@ -90,7 +87,7 @@ fn read_folder(
     path: &[u8],
     sizers: &Sender<Batch>,
     pending: &mut Vec<Vec<u8>>,
-    problem: &(dyn Fn(Problem) -> Result<(), Failure> + Sync),
+    problem: &Tell<'_>,
 ) -> Result<Result<(), rustix::io::Errno>, Failure> {
     let opened = match tree.open_folder(path) {
         Ok(opened) => opened,
@@ -163,8 +160,8 @@ fn send(sizers: &Sender<Batch>, folder: &Arc<Folder>, names: Vec<u8>) -> Result<
 fn size_files(
     run: &Run<'_>,
     batches: &Receiver<Batch>,
-    visit: &(dyn Fn(&[u8], u64) -> Result<(), Failure> + Sync),
-    problem: &(dyn Fn(Problem) -> Result<(), Failure> + Sync),
+    visit: &Visit<'_>,
+    problem: &Tell<'_>,
 ) -> Result<(), Failure> {
     let mut path = Vec::new();
     for Batch { folder, names } in batches {
