@@ -19,7 +19,7 @@ use crate::buffer::BufferPool;
 use crate::failure::Failure;
 use crate::pipeline::{Checks, Feeder, Layout, Pipeline};
 use crate::ring::Registered;
-use crate::source::{StreamEnd, StreamSource};
+use crate::source::{ExpectedStream, StreamEnd, StreamSource};
 use crate::verify::{Ledger, PageChecks, Spool};
 
 /// Members on their way to the ledger.
@@ -129,16 +129,9 @@ impl Run<'_> {
         let mut reader = manifest.as_ref().map(File::try_clone).transpose().map_err(reading)?;
         let Begun { start, archives, mut stream } = begun;
         let (progress, observer) = (&**self.progress, &**self.observer);
-        let source = StreamSource::new(
-            typed,
-            self.config.wal == WalMethod::None,
-            archives,
-            outputs.sink(),
-            feeder,
-            manifest,
-            progress,
-            observer,
-        );
+        let may_wait = self.config.wal == WalMethod::None;
+        let expected = ExpectedStream { typed, may_wait, tablespaces: archives, manifest };
+        let source = StreamSource::new(expected, outputs.sink(), feeder, progress, observer);
         let end = source.drive(&mut stream)?;
         if end.end.lsn < start.lsn || end.end.timeline < start.timeline {
             let BackupPosition { lsn, timeline } = end.end;

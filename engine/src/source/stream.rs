@@ -55,6 +55,19 @@ enum Layout {
     },
 }
 
+/// What a stream is going to bring.
+#[derive(Debug)]
+pub struct ExpectedStream {
+    /// All archives in one copy of typed messages, as servers from 15 on send them.
+    pub typed: bool,
+    /// The server was asked to wait for its WAL archive before it ends.
+    pub may_wait: bool,
+    /// The server's tablespaces as it lists them, the base directory last.
+    pub tablespaces: Vec<Archive>,
+    /// Where the manifest goes, if one was asked for.
+    pub manifest: Option<File>,
+}
+
 /// What the server said at the end.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamEnd {
@@ -63,18 +76,15 @@ pub struct StreamEnd {
 }
 
 impl<'a> StreamSource<'a> {
-    /// A source for a stream that stands where its first copy begins. `may_wait` says that the server was asked
-    /// to wait for its archive before it ends.
+    /// A source for a stream that stands where its first copy begins.
     pub fn new(
-        typed: bool,
-        may_wait: bool,
-        tablespaces: Vec<Archive>,
+        expected: ExpectedStream,
         sink: &'a mut dyn Sink,
         feeder: Feeder,
-        manifest: Option<File>,
         progress: &'a Progress,
         observer: &'a dyn Observer,
     ) -> Self {
+        let ExpectedStream { typed, may_wait, tablespaces, manifest } = expected;
         let layout = if typed { Layout::Typed(ArchiveDecoder::new()) } else { Layout::Untyped { ended: 0 } };
         Self {
             sink,
