@@ -77,10 +77,9 @@ impl Run<'_> {
                 Destination::Directory { wal_directory: Some(path), .. } => Folder::open(path)?,
                 _ => base.descend(b"pg_wal")?,
             }),
-            Outputs::Tar { folder, .. } => WalDestination::Tar {
-                folder: Arc::clone(folder),
-                name: format!("{WAL_ARCHIVE}{}", PARTIAL),
-            },
+            Outputs::Tar { folder, .. } => {
+                WalDestination::Tar { folder: Arc::clone(folder), name: format!("{WAL_ARCHIVE}{}", PARTIAL) }
+            }
             Outputs::Discard { .. } => unreachable!("a discarded backup has no WAL"),
         };
         let first = start.lsn.segment_start(facts.segment_size.bytes());

@@ -142,7 +142,11 @@ fn shown(path: &[u8]) -> String {
     let path = Path::new(OsStr::from_bytes(path)).display().to_string();
     let path = plain(&path);
     let length = path.chars().count();
-    if length <= 35 { path.into_owned() } else { format!("...{}", path.chars().skip(length - 32).collect::<String>()) }
+    if length <= 35 {
+        path.into_owned()
+    } else {
+        format!("...{}", path.chars().skip(length - 32).collect::<String>())
+    }
 }
 
 fn line(show: Show, progress: &Progress, bytes: u64, estimate: u64, verbose: bool) {
