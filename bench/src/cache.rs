@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde::Serialize;
 
 use crate::arguments::CacheChoice;
@@ -35,8 +35,10 @@ impl Cache {
     /// The states to measure. Cold alone fails where it cannot be had; together with warm, it is left out aloud.
     pub(crate) fn chosen(choice: CacheChoice) -> anyhow::Result<Vec<Cache>> {
         let cold = || {
-            drop_all().with_context(|| {
-                format!("cannot write {DROP_CACHES}, so the cache cannot be made cold\nHINT: run as root.")
+            drop_all().map_err(|error| {
+                anyhow!(
+                    "cannot write {DROP_CACHES} ({error}), so the cache cannot be made cold\nHINT: run as root."
+                )
             })
         };
         match choice {
@@ -45,7 +47,7 @@ impl Cache {
             CacheChoice::Both => Ok(match cold() {
                 Ok(()) => vec![Cache::Warm, Cache::Cold],
                 Err(error) => {
-                    eprintln!("pgstrata-bench: warm cache only: {error:#}");
+                    eprintln!("pgstrata-bench: warm cache only: {error}");
                     vec![Cache::Warm]
                 }
             }),

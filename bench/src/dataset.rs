@@ -37,7 +37,7 @@ const NOISE_ROWS_A_PAGE: u64 = 4;
 /// `orders_…` tables in half of the bytes.
 const ORDER_TABLES: u64 = 8;
 /// Bytes of an `orders_…` row with its part of both indexes, measured.
-const ORDER_BYTES: u64 = 190;
+const ORDER_BYTES: u64 = 168;
 /// Tables in the schema `small`; each has an index.
 const SMALL_TABLES: u32 = 500;
 /// Bytes of a COPY file.

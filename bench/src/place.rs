@@ -19,7 +19,7 @@ use crate::tree;
 #[derive(Debug)]
 pub(crate) struct Place {
     dir: PathBuf,
-    /// Locked until it is closed.
+    /// The directory, locked until it is closed.
     _lock: File,
 }
 
@@ -47,24 +47,22 @@ pub(crate) fn base(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 impl Place {
     /// Takes the place of this name.
     pub(crate) fn take(base: &Path, name: &str) -> anyhow::Result<Self> {
-        let lock_path = base.join(format!("{name}.lock"));
-        let lock =
-            File::create(&lock_path).with_context(|| format!("cannot create {}", lock_path.display()))?;
+        let dir = base.join(name);
+        let lock = fs::create_dir_all(&dir)
+            .and_then(|()| fs::set_permissions(&dir, Permissions::from_mode(0o755)))
+            .and_then(|()| File::open(&dir))
+            .with_context(|| format!("cannot create {}", dir.display()))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => bail!(
                 "{}: another benchmark works there\nHINT: wait for it, or give this one another --dir.",
-                base.join(name).display()
+                dir.display()
             ),
             Err(error) => {
-                return Err(io::Error::from(error))
-                    .with_context(|| format!("cannot lock {}", lock_path.display()));
+                return Err(io::Error::from(error)).with_context(|| format!("cannot lock {}", dir.display()));
             }
         }
-        let place = Self { dir: base.join(name), _lock: lock };
-        fs::create_dir_all(&place.dir)
-            .and_then(|()| fs::set_permissions(&place.dir, Permissions::from_mode(0o755)))
-            .with_context(|| format!("cannot create {}", place.dir.display()))?;
+        let place = Self { dir, _lock: lock };
         tree::remove(&place.copy())?;
         Ok(place)
     }
@@ -107,6 +105,13 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Only an empty one goes: nothing was made in it.
+        let _ = fs::remove_dir(&self.dir);
+    }
+}
+
 /// Cargo's target directory, from where this program lies; without one, `target` in the working directory.
 fn target_dir() -> anyhow::Result<PathBuf> {
     let exe = std::env::current_exe().context("cannot find this program's own path")?;
@@ -127,7 +132,8 @@ mod tests {
         let place = Place::take(base.path(), "a").unwrap();
         let error = Place::take(base.path(), "a").unwrap_err();
         assert!(error.to_string().contains("another benchmark"), "{error}");
-        Place::take(base.path(), "b").unwrap();
+        drop(Place::take(base.path(), "b").unwrap());
+        assert!(!base.path().join("b").exists(), "an empty place is not kept");
         fs::create_dir_all(place.copy().join("base")).unwrap();
         fs::create_dir_all(place.data()).unwrap();
         drop(place);

@@ -1,7 +1,7 @@
 //! The program under test: `pgstrata`, as users get it.
 //!
 //! Built by cargo in release mode from the sources beside this crate, so that a stale program is never measured.
-//! Where there are no sources or no cargo, the one that lies beside this program is taken, and said to be.
+//! Where there are no sources or cargo does not run, the one that lies beside this program is taken, and said to be.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -49,11 +49,7 @@ fn build() -> anyhow::Result<PathBuf> {
     command.args(["--message-format", "json-render-diagnostics", "--manifest-path", MANIFEST]);
     // What cargo set for this program is not meant for that one.
     command.env_remove("CARGO_MANIFEST_DIR").stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return beside(),
-        Err(error) => return Err(error).with_context(|| format!("cannot run {}", cargo.display())),
-    };
+    let Ok(mut child) = command.spawn() else { return beside() };
     let messages = child.stdout.take().context("cargo's output was asked for")?;
     let mut program = None;
     for line in BufReader::new(messages).lines() {

@@ -39,7 +39,8 @@ pub struct BaseBackupConfig {
     pub clean: bool,
     /// How often the WAL receiver reports its position; zero for never unasked.
     pub status_interval: Duration,
-    /// After how much silence of the server, once data flows, the connection counts as lost; zero for never.
+    /// After how much silence of the server, but for the wait for its checkpoint, the connection counts as lost;
+    /// zero for never.
     pub stall_timeout: Duration,
     /// Threads, memory and the disk back end.
     pub resources: Resources,

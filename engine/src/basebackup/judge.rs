@@ -2,7 +2,8 @@
 
 use std::fs::File;
 
-use pgstrata_protocol::Lsn;
+use pgstrata_protocol::replication::BackupPosition;
+use pgstrata_protocol::{Lsn, TimelineId};
 
 use super::prepare::ServerFacts;
 use super::run::Run;
@@ -29,7 +30,7 @@ impl Run<'_> {
         manifest: File,
         spool: Spool,
         facts: &ServerFacts,
-        range: (Lsn, Lsn),
+        range: [BackupPosition; 2],
     ) -> Result<u64, Failure> {
         let (comparison, summary) = compare_with_manifest(manifest, spool).map_err(|error| {
             Failure::Verification(format!("the manifest that came with the backup: {error}"))
@@ -44,10 +45,16 @@ impl Run<'_> {
         if let Some(found) = summary.system_identifier.filter(|found| *found != system) {
             return claims("the system", found.to_string(), system.to_string());
         }
-        if let (Some(start), Some(end)) = (comparison.wal_start, comparison.wal_end)
-            && (start, end) != range
-        {
-            return claims("WAL", format!("{start} to {end}"), format!("{} to {}", range.0, range.1));
+        let expected = range.map(|BackupPosition { lsn, timeline }| Some((lsn, timeline)));
+        let found = [comparison.wal_start, comparison.wal_end];
+        if found != expected {
+            let shown = |[from, to]: [Option<(Lsn, TimelineId)>; 2]| {
+                let place = |place: Option<(Lsn, TimelineId)>| {
+                    place.map_or("nowhere".into(), |(lsn, timeline)| format!("{lsn} on timeline {timeline}"))
+                };
+                format!("{} to {}", place(from), place(to))
+            };
+            return claims("WAL from", shown(found), shown(expected));
         }
         if comparison.problem_count == 0 {
             return Ok(comparison.matched);

@@ -107,7 +107,8 @@ impl Run<'_> {
         self.progress.enter(Phase::WaitingForCheckpoint);
         let begun = self.wait(&runtime, self.begin(session, &facts))?;
         let mut phases = Phases { start: self.seconds(), ..Phases::default() };
-        let BackupPosition { lsn, timeline } = begun.start;
+        let start = begun.start;
+        let BackupPosition { lsn, timeline } = start;
         self.note(format_args!("write-ahead log start point: {lsn} on timeline {timeline}"));
 
         let recovery = self.recovery();
@@ -136,7 +137,7 @@ impl Run<'_> {
         self.progress.enter(Phase::Finishing);
         Self::fail_on_findings(&pipeline)?;
         let files = spool.members;
-        let range = (lsn, end.end.lsn);
+        let range = [start, end.end];
         let files_verified =
             manifest.map_or(Ok(0), |manifest| Self::compare(manifest, spool, &facts, range))?;
         self.check_stopped()?;
@@ -183,6 +184,7 @@ impl Run<'_> {
     async fn open_session(&self) -> Result<(Session, ServerFacts), Failure> {
         let mut session =
             Session::connect(&self.config.connection, Purpose::Replication, self.notices()).await?;
+        session.set_stall_limit(Some(self.config.stall_timeout));
         let facts = ServerFacts::ask(&mut session, self.config).await?;
         Ok((session, facts))
     }
@@ -228,7 +230,7 @@ impl Run<'_> {
         };
         let command = options.command(facts.version).map_err(|error| Failure::Target(error.to_string()))?;
         let reply = session
-            .begin_copy(&command)
+            .begin_slow_copy(&command)
             .await
             .map_err(|error| Failure::session("could not initiate base backup", error))?;
         let Reply::Copy { direction: CopyDirection::Out, results } = reply else {
@@ -251,7 +253,7 @@ impl Run<'_> {
         if let Some(cancel) = stream.cancel_handle() {
             self.stop.on_thrown(move || cancel.cancel());
         }
-        Ok(Begun { start, archives: archives(&rows), stream })
+        Ok(Begun { start, archives: archives(&rows)?, stream })
     }
 
     fn recovery(&self) -> Option<String> {

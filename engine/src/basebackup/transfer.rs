@@ -7,6 +7,7 @@ use std::thread;
 
 use crossbeam::channel::bounded;
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
+use pgstrata_protocol::replication::BackupPosition;
 
 use super::config::WalMethod;
 use super::finish::MANIFEST_TMP;
@@ -126,7 +127,7 @@ impl Run<'_> {
         let manifest = self.create_manifest(facts.file_mode)?;
         let reading = |error| Failure::disk("read", MANIFEST_TMP, error);
         let mut reader = manifest.as_ref().map(File::try_clone).transpose().map_err(reading)?;
-        let Begun { archives, mut stream, .. } = begun;
+        let Begun { start, archives, mut stream } = begun;
         let (progress, observer) = (&**self.progress, &**self.observer);
         let source = StreamSource::new(
             typed,
@@ -139,6 +140,14 @@ impl Run<'_> {
             observer,
         );
         let end = source.drive(&mut stream)?;
+        if end.end.lsn < start.lsn || end.end.timeline < start.timeline {
+            let BackupPosition { lsn, timeline } = end.end;
+            let why = format!(
+                "found {lsn} on timeline {timeline}, expected nothing before {} on timeline {}",
+                start.lsn, start.timeline
+            );
+            return Err(Failure::stream("the backup's end", &why));
+        }
         stream.close();
         if let Some(reader) = &mut reader {
             reader.seek(SeekFrom::Start(0)).map_err(reading)?;

@@ -122,7 +122,7 @@ pub(super) struct BaseBackupArgs {
     /// Threads that verify checksums
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Engine options")]
     workers: Option<u16>,
-    /// Seconds of silence, once data flows, after which the server counts as lost (0 for never)
+    /// Seconds of silence, but for the wait for its checkpoint, after which the server counts as lost (0 for never)
     #[arg(long, value_name = "SECS", default_value_t = 300, help_heading = "Engine options")]
     stall_timeout: u64,
     /// Write progress and summary to stdout as JSON, an object a line

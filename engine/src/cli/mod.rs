@@ -12,6 +12,7 @@ mod progress;
 mod run_basebackup;
 mod signals;
 mod summary;
+mod verifybackup;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,9 @@ enum Command {
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
     Demo(demo::DemoArgs),
+    /// Verify a backup against its manifest
+    #[command(name = "verifybackup")]
+    VerifyBackup(Box<verifybackup::VerifyBackupArgs>),
 }
 
 /// Runs the program with the arguments of this process.
@@ -50,6 +54,7 @@ pub fn main() -> ExitCode {
     let outcome = match &program.command {
         Command::BaseBackup(args) => run_basebackup::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::VerifyBackup(args) => verifybackup::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -147,6 +147,11 @@ impl Exchange {
         }
     }
 
+    /// Whether the server has begun to reply to the command that was sent last.
+    pub(super) fn reply_has_begun(&self) -> bool {
+        self.reply.as_ref().is_some_and(QueryReply::has_begun)
+    }
+
     /// A command was sent: what comes next is its reply.
     pub(super) fn begin(&mut self) {
         self.reply = Some(QueryReply::new());

@@ -4,7 +4,7 @@
 //! server starts from the directory. Links are made for tablespaces only, and only to where the server's own
 //! list and the operator's mapping say.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,8 @@ pub struct DirectorySink {
     wal: Option<Arc<Folder>>,
     /// Folders that were there before the stream began, and may come in it.
     expected: HashSet<Vec<u8>>,
+    /// Tablespaces whose links are still to come.
+    unlinked: BTreeSet<u32>,
     archive: Option<ArchiveRoot>,
     /// The folder that the last file went to: files come folder by folder.
     last: Option<(Vec<u8>, Arc<Folder>)>,
@@ -53,7 +55,10 @@ impl DirectorySink {
         wal: Option<Arc<Folder>>,
         expected: HashSet<Vec<u8>>,
     ) -> Self {
-        Self { base, tablespaces, wal, expected, archive: None, last: None, made: Vec::new() }
+        // A tablespace inside the data directory is a folder there.
+        let is_outside = |oid: &u32| !expected.contains(format!("pg_tblspc/{oid}").as_bytes());
+        let unlinked = tablespaces.keys().copied().filter(is_outside).collect();
+        Self { base, tablespaces, wal, expected, unlinked, archive: None, last: None, made: Vec::new() }
     }
 
     /// The folders that were made, for their syncs.
@@ -96,19 +101,18 @@ impl DirectorySink {
         Ok(())
     }
 
-    fn make_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), Failure> {
+    /// Makes the link of a tablespace. Where it leads is ours to say.
+    fn make_link(&mut self, path: &[u8]) -> Result<(), Failure> {
         let shown = Path::new(OsStr::from_bytes(path)).display().to_string();
-        let refuse = |why: String| Failure::stream(format!("link \"{shown}\""), &why);
         let oid = path
             .strip_prefix(b"pg_tblspc/")
             .and_then(|oid| std::str::from_utf8(oid).ok())
             .and_then(|oid| oid.parse::<u32>().ok())
-            .filter(|_| self.archive.as_ref().is_some_and(|archive| archive.is_base))
-            .ok_or_else(|| refuse("only pg_tblspc/OID may be a link".into()))?;
-        let mapped = self.tablespaces.get(&oid).map(Arc::clone).ok_or_else(|| {
-            let target = Path::new(OsStr::from_bytes(target)).display();
-            refuse(format!("it points to \"{target}\", which is in none of the server's tablespaces"))
+            .filter(|_| self.archive.as_ref().is_some_and(|archive| archive.is_base));
+        let mapped = oid.and_then(|oid| self.tablespaces.get(&oid)).map(Arc::clone).ok_or_else(|| {
+            Failure::stream(format!("link \"{shown}\""), &"only a tablespace's pg_tblspc/OID may be a link")
         })?;
+        self.unlinked.retain(|unlinked| Some(*unlinked) != oid);
         let (folder, name) = self.place(path)?;
         rustix::fs::symlinkat(&mapped.path, &folder.handle, name)
             .map_err(|error| Failure::disk("create link", folder.path.join(name), error))
@@ -140,7 +144,7 @@ impl Sink for DirectorySink {
         let path = header.path.as_bytes();
         match (&header.kind, file) {
             (MemberKind::Directory, _) => self.make_folder(path, header.mode),
-            (MemberKind::Symlink { target }, _) => self.make_link(path, target),
+            (MemberKind::Symlink { .. }, _) => self.make_link(path),
             (MemberKind::File { size }, Some(member)) => {
                 let is_control = path == CONTROL_FILE && self.archive.as_ref().is_some_and(|a| a.is_base);
                 let path = if is_control { HELD_CONTROL_FILE.as_bytes() } else { path };
@@ -160,8 +164,14 @@ impl Sink for DirectorySink {
     }
 
     fn end_archive(&mut self, _: &mut Feeder) -> Result<(), Failure> {
-        self.archive = None;
-        Ok(())
+        let ended = self.archive.take();
+        match self.unlinked.first().filter(|_| ended.is_some_and(|archive| archive.is_base)) {
+            None => Ok(()),
+            Some(oid) => Err(Failure::stream(
+                format!("tablespace {oid}"),
+                &format!("the data directory came without its link pg_tblspc/{oid}"),
+            )),
+        }
     }
 }
 

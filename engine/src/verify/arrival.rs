@@ -11,10 +11,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crossbeam::channel::Receiver;
-use pgstrata_protocol::Lsn;
 use pgstrata_protocol::manifest::{
     ChecksumValue, ManifestError, ManifestEvent, ManifestFile, ManifestSummary, read_manifest,
 };
+use pgstrata_protocol::{Lsn, TimelineId};
 
 /// How far ahead the arrivals are searched for a file that the manifest names next.
 const WINDOW: usize = 4096;
@@ -126,10 +126,10 @@ pub struct Comparison {
     pub problem_count: u64,
     /// The first of them in words.
     pub problems: Vec<String>,
-    /// The first byte of WAL that the manifest says the backup needs.
-    pub wal_start: Option<Lsn>,
-    /// The byte behind the last.
-    pub wal_end: Option<Lsn>,
+    /// The first byte of WAL that the manifest says the backup needs, and its timeline.
+    pub wal_start: Option<(Lsn, TimelineId)>,
+    /// The byte behind the last, and its timeline.
+    pub wal_end: Option<(Lsn, TimelineId)>,
 }
 
 impl Comparison {
@@ -155,7 +155,8 @@ pub fn compare_with_manifest(
     let mut comparison = Comparison::default();
     let summary = read_manifest(manifest, &mut |event| match event {
         ManifestEvent::File(file) => compare_file(&mut records, &file, &mut comparison),
-        ManifestEvent::WalRange { start, end, .. } => {
+        ManifestEvent::WalRange { start, end, timeline } => {
+            let (start, end) = ((start, timeline), (end, timeline));
             comparison.wal_start = Some(comparison.wal_start.map_or(start, |first| first.min(start)));
             comparison.wal_end = comparison.wal_end.max(Some(end));
             Ok(())

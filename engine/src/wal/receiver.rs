@@ -147,6 +147,7 @@ async fn receive(
     target: watch::Receiver<Option<Lsn>>,
 ) -> Result<u64, Failure> {
     let mut session = Session::connect(&config.connection, Purpose::Replication, notices).await?;
+    session.set_stall_limit(Some(config.stall_timeout));
     check_system(&mut session, config.system_identifier).await?;
     let slot = make_slot(&mut session, &config.slot, &config.slot_created).await?;
     // Whoever waits for us has not given up: only this thread's end would make it.

@@ -12,8 +12,8 @@ fn absolute(place: &Place, name: &str) -> String {
     place.far.join(name).to_string_lossy().into_owned()
 }
 
-/// The member before pg_control, in both layouts and both formats.
-fn cases(rows: &[Row], cases: &mut Vec<Case>) {
+/// The member before pg_control, in both layouts, and in tar format too if that is to refuse it.
+fn cases(rows: &[Row], in_tar: bool, cases: &mut Vec<Case>) {
     for major in MAJORS {
         for (name, make, expected) in rows {
             let make = *make;
@@ -22,7 +22,9 @@ fn cases(rows: &[Row], cases: &mut Vec<Case>) {
                 Script::version(major).answer("BASE_BACKUP", backup.reply())
             };
             let case = Case::new(format!("{major}: {name}"), script).refused(&[expected]);
-            cases.push(case.in_tar(script));
+            if in_tar {
+                cases.push(case.in_tar(script));
+            }
             cases.push(case);
         }
     }
@@ -54,7 +56,7 @@ fn names_that_lead_out_are_refused() {
                     Member::file("new", "x")
                         .with_header(|header| header[345..355].copy_from_slice(b"../beside/"))
                 },
-                "empty component",
+                "\"..\"",
             ),
             (
                 "absolute prefix field",
@@ -67,6 +69,7 @@ fn names_that_lead_out_are_refused() {
                 "absolute",
             ),
         ],
+        true,
         &mut all,
     );
     run_all(&all);
@@ -91,6 +94,7 @@ fn links_that_lead_elsewhere_are_refused() {
             ("link below a tablespace", |place| Member::link("pg_tblspc/1/x", absolute(place, "")), "link"),
             ("link without a target", |_| Member::link("base/link", ""), "link"),
         ],
+        true,
         &mut all,
     );
     for major in MAJORS {
@@ -165,11 +169,6 @@ fn kinds_that_no_data_directory_has_are_refused() {
             ("GNU sparse", |_| Member::of_type(EntryType::GNUSparse, "base/x", "", b"x"), "sparse"),
             ("unknown", |_| Member::of_type(EntryType::new(b'Z'), "base/x", "", b"x"), "unknown type"),
             (
-                "old regular",
-                |_| Member::file("base/x", "x").with_header(|header| header[156] = 0),
-                "unknown type",
-            ),
-            (
                 "GNU magic",
                 |_| {
                     Member::file("base/x", "x")
@@ -184,6 +183,7 @@ fn kinds_that_no_data_directory_has_are_refused() {
             ),
             ("directory with content", |_| Member::directory("base/x").claiming(512), "size"),
         ],
+        true,
         &mut all,
     );
     run_all(&all);
@@ -202,6 +202,7 @@ fn sizes_that_cannot_be_are_refused() {
             ("more than sent", |_| Member::file("base/x", vec![b'x'; 512]).claiming(5 << 20), ""),
             ("an exbibyte", |_| Member::file("base/x", "x").claiming(1 << 60), "size"),
         ],
+        true,
         &mut all,
     );
     for major in MAJORS {
@@ -218,6 +219,7 @@ fn sizes_that_cannot_be_are_refused() {
 
 #[test]
 fn members_that_come_twice_are_refused() {
+    // An archive that is kept as it came may hold a file twice where the manifest says so: only unpacking shows it.
     let mut all = Vec::new();
     cases(
         &[
@@ -228,9 +230,9 @@ fn members_that_come_twice_are_refused() {
             ("below a file", |_| Member::file("PG_VERSION/x", "x"), "PG_VERSION"),
             ("pg_control", |_| Member::file("global/pg_control", vec![0x5a; 8192]), "pg_control"),
         ],
+        false,
         &mut all,
     );
-    // A manifest that lists such a file twice does not make it right.
     run_all(&all);
 }
 
@@ -241,29 +243,27 @@ fn archives_that_end_early_or_go_on_are_refused() {
         let bytes = FakeBackup::honest(major).base_archive().concat();
         let blocks = bytes.len() / 512;
         // Each block around the headers, every 61st within the long file.
-        let cuts: Vec<usize> = (0..blocks).filter(|n| *n < 16 || *n > blocks - 40 || n % 61 == 0).collect();
-        for (cut, odd) in cuts.iter().flat_map(|cut| [(*cut, 0), (*cut, 7)]) {
+        let cuts = (0..blocks).filter(|n| *n < 10 || *n > blocks - 26 || n % 61 == 0);
+        let plain = &["-X", "none", "-N"][..];
+        let tar = &["-X", "none", "-N", "-Ft"][..];
+        let unlisted = &["-X", "none", "-N", "--no-manifest"][..];
+        let unlisted_tar = &["-X", "none", "-N", "--no-manifest", "-Ft"][..];
+        let kinds = [(0, plain), (7, plain), (0, tar), (0, unlisted), (0, unlisted_tar)];
+        for (cut, (odd, arguments)) in cuts.flat_map(|cut| kinds.map(|kind| (cut, kind))) {
             let bytes = bytes[..cut * 512 + odd].to_vec();
-            for arguments in [&["-X", "none"][..], &["-X", "none", "-Ft"], &["-X", "none", "--no-manifest"]] {
-                let no_manifest = arguments.contains(&"--no-manifest");
-                if no_manifest && odd == 7 {
-                    continue;
+            let build = move |_: &Place| {
+                let mut backup = FakeBackup::honest(major);
+                if arguments.contains(&"--no-manifest") {
+                    backup = backup.with_manifest(Manifest::Absent);
                 }
-                let bytes = bytes.clone();
-                let build = move |_: &Place| {
-                    let mut backup = FakeBackup::honest(major);
-                    if no_manifest {
-                        backup = backup.with_manifest(Manifest::Absent);
-                    }
-                    let pieces: Vec<Vec<u8>> = bytes.chunks(32 << 10).map(<[u8]>::to_vec).collect();
-                    Reply::messages(backup.messages_with_base(&pieces))
-                };
-                let name = format!("cut after {cut} blocks and {odd} bytes {}", arguments.join(" "));
-                let case = Case::answer(name, major, build).arguments(arguments);
-                // Without its final zeros an archive is as good as one of 14.
-                let whole = odd == 0 && cut >= blocks - if major >= 15 { 2 } else { 0 };
-                all.push(if whole { case } else { case.refused(&[""]) });
-            }
+                let pieces: Vec<Vec<u8>> = bytes.chunks(32 << 10).map(<[u8]>::to_vec).collect();
+                Reply::messages(backup.messages_with_base(&pieces))
+            };
+            let name = format!("cut after {cut} blocks and {odd} bytes {}", arguments.join(" "));
+            let case = Case::answer(name, major, build).arguments(arguments);
+            // Without its final zeros an archive is as good as one of 14.
+            let whole = odd == 0 && cut >= blocks - if major >= 15 { 2 } else { 0 };
+            all.push(if whole { case } else { case.refused(&[""]) });
         }
         for (name, rest) in [("a member", Member::file("late", "x").header), ("one byte", vec![1])] {
             let build = move |_: &Place| {

@@ -233,7 +233,10 @@ fn results_that_mean_nothing_are_refused() {
             ),
             (
                 "an error in the data",
-                |m| m.insert(12, message::error("58P01", "lost file")),
+                |m| {
+                    m.truncate(12);
+                    m.extend([message::error("58P01", "lost file"), ready()]);
+                },
                 &["lost file", "broke off"],
             ),
             (

@@ -15,7 +15,7 @@ fn greetings_that_are_none_are_refused() {
     for (name, welcome, expected) in [
         ("silence", Reply::default().then(Step::Close), "closed the connection"),
         ("a reset", Reply::default().then(Step::Reset), "error"),
-        ("HTTP", Reply::bytes("HTTP/1.1 400 Bad Request\r\n\r\n"), "unknown message tag"),
+        ("HTTP", Reply::bytes("HTTP/1.1 400 Bad Request\r\n\r\n"), "message 'H'"),
         ("SSH", Reply::bytes("SSH-2.0-OpenSSH_9.2\r\n"), "PostgreSQL"),
         ("zeros", Reply::bytes(vec![0; 1000]), "unknown message tag"),
         (
