@@ -273,7 +273,7 @@ fn backup(report: &Report) -> Vec<String> {
             report.checksum_algorithm
         ),
         format!(
-            "{:.2} CPU seconds, {} memory, {}, limited by {}",
+            "{:.2} CPU seconds, {} memory, disk back end {}, limited by {}",
             report.cpu_seconds,
             human_bytes(report.peak_memory),
             report.io,
@@ -296,7 +296,9 @@ fn comparison(report: &Comparison) -> Vec<String> {
         ),
         format!(
             "ledger: transactions 1 to {} without a hole; {} committed before the backup, {} by its end",
-            ledger.in_copy, ledger.before, ledger.by_end_lsn
+            HumanCount(ledger.in_copy),
+            HumanCount(ledger.before),
+            HumanCount(ledger.by_end_lsn)
         ),
         format!(
             "{} balances are the sum of their ledger lines; unlogged table empty",
