@@ -117,7 +117,7 @@ fn receives_that_are_given_up_lose_no_byte() {
                 }
             }
             assert_eq!(copied, expected);
-            assert!(given_up > 10, "{given_up}");
+            assert!(given_up > 0, "no receive was given up");
             let Reply::Done(done) = session.resume().await.unwrap() else { panic!("not done") };
             assert_eq!(done.results[0].rows, [[Some(b"next".as_slice().into())]]);
             session.close().await;
