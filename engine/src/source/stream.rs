@@ -288,7 +288,12 @@ impl<'a> StreamSource<'a> {
             Err(Failure::stream(format!("link \"{path}\" to \"{target}\""), &why))
         };
         let oid = path.strip_prefix(b"pg_tblspc/").filter(|_| self.in_base());
-        let Some(oid) = oid.and_then(|oid| std::str::from_utf8(oid).ok()?.parse::<u32>().ok()) else {
+        // One spelling for each OID: a sign or a leading zero is not how a server names a link.
+        let number = |oid: &[u8]| {
+            let number: u32 = std::str::from_utf8(oid).ok()?.parse().ok()?;
+            (number.to_string().as_bytes() == oid).then_some(number)
+        };
+        let Some(oid) = oid.and_then(number) else {
             return refuse("only pg_tblspc/OID may be a link");
         };
         let named = |archive: &&Archive| archive.tablespace == Some(oid);
