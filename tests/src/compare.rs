@@ -17,6 +17,10 @@ use crate::{Source, Sql};
 
 /// How many tables one statement digests.
 const A_STATEMENT: usize = 128;
+/// The hash of any row.
+const BY_TEXT: &str = "hashtextextended(t.*::text";
+/// The hash of a row whose columns all have hashes: worth it for large tables, for it makes no text.
+const BY_RECORD: &str = "hash_record_extended(t.*";
 /// `SEQ_LOG_VALS` of src/backend/commands/sequence.c: how many values a sequence logs ahead.
 const LOGGED_AHEAD: i128 = 32;
 /// How many differences are told.
@@ -65,6 +69,39 @@ pub fn compare(source: &Source, copy: &Server) -> Comparison {
 /// Where a query fails; damage to a copy may show that way too.
 pub fn differences(source: &Server, copy: &Server) -> anyhow::Result<Comparison> {
     let (ours, theirs) = both(source, copy, |server| Contents::read(server))?;
+    Ok(compared(&ours, &theirs))
+}
+
+/// The contents of a source that no longer changes but for its writers, read once for many copies.
+#[derive(Debug)]
+pub struct Baseline(Contents);
+
+impl Baseline {
+    /// Reads a source.
+    ///
+    /// # Panics
+    /// Where a query fails.
+    #[track_caller]
+    #[must_use]
+    pub fn of(source: &Source) -> Self {
+        Self(Contents::read(source).unwrap_or_else(|error| panic!("cannot read the source: {error:#}")))
+    }
+
+    /// As [`compare`], with what the source held when it was read.
+    ///
+    /// # Panics
+    /// Where anything differs, with what differs.
+    #[track_caller]
+    pub fn compare(&self, source: &Source, copy: &Server) -> Comparison {
+        let theirs = Contents::read(copy).unwrap_or_else(|error| panic!("cannot read the copy: {error:#}"));
+        let mut comparison = compared(&self.0, &theirs);
+        comparison.differences.extend(source.check_files(copy.data_dir()));
+        assert!(comparison.differences.is_empty(), "{comparison}");
+        comparison
+    }
+}
+
+fn compared(ours: &Contents, theirs: &Contents) -> Comparison {
     let mut comparison = Comparison {
         databases: ours.databases.len(),
         tables: ours.tables(),
@@ -89,7 +126,7 @@ pub fn differences(source: &Server, copy: &Server) -> anyhow::Result<Comparison>
             }
         }
     }
-    Ok(comparison)
+    comparison
 }
 
 /// Reads both servers side by side.
@@ -127,13 +164,14 @@ fn diff<V: fmt::Debug>(
 }
 
 /// All that is compared of one server.
+#[derive(Debug)]
 struct Contents {
     /// Roles, tablespaces and settings.
     cluster: BTreeMap<String, String>,
     databases: BTreeMap<String, Database>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Database {
     /// Kind and persistence of every relation of the user.
     relations: BTreeMap<String, String>,
@@ -197,15 +235,19 @@ impl Database {
         let sql = connect(server, name)?;
         // 16384 is FirstNormalObjectId of access/transam.h. Temporary relations are their session's.
         let relations = sql.try_rows(
-            "SELECT c.oid::regclass::text, c.relkind, c.relpersistence FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+            "SELECT c.oid::regclass::text, c.relkind, c.relpersistence, c.relkind = 'r' AND pg_relation_size(c.oid) >> 26 > 0
+             FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
              WHERE c.oid >= 16384 AND relpersistence <> 't' AND nspname !~ '^(churn|pg_)'
                AND nspname <> 'information_schema'",
         )?;
         let mut database = Self::default();
         let mut tables = vec!["pg_catalog.pg_largeobject".to_owned()];
-        let mut unlogged = Vec::new();
+        let (mut unlogged, mut large) = (Vec::new(), Vec::new());
         for row in relations {
             let (name, kind, persistence) = (text(&row, 0), text(&row, 1), text(&row, 2));
+            if text(&row, 3) == "t" {
+                large.push(name.clone());
+            }
             match (kind.as_str(), persistence.as_str()) {
                 ("r" | "m", "u") => unlogged.push(name.clone()),
                 ("r" | "m", _) => tables.push(name.clone()),
@@ -216,8 +258,16 @@ impl Database {
             }
             database.relations.insert(name, kind + &persistence);
         }
+        let (large, tables): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| large.contains(table));
         for tables in tables.chunks(A_STATEMENT) {
-            database.digest(&sql, tables)?;
+            database.digest(&sql, tables, BY_TEXT)?;
+        }
+        for table in large {
+            // Records have hashes since 14, but not those with a column of any type.
+            let table = [table];
+            if database.digest(&sql, &table, BY_RECORD).is_err() {
+                database.digest(&sql, &table, BY_TEXT)?;
+            }
         }
         for table in unlogged {
             let rows = sql.try_rows(&format!("SELECT count(*) FROM {table}"))?;
@@ -226,13 +276,12 @@ impl Database {
         Ok(database)
     }
 
-    fn digest(&mut self, sql: &Sql, tables: &[String]) -> anyhow::Result<()> {
+    fn digest(&mut self, sql: &Sql, tables: &[String], hash: &str) -> anyhow::Result<()> {
         let queries: Vec<String> = tables
             .iter()
             .map(|table| {
                 format!(
-                    "SELECT {}, count(*), sum(hashtextextended(t.*::text, 0)::numeric),
-                            sum(hashtextextended(t.*::text, 1)::numeric) FROM {table} t",
+                    "SELECT {}, count(*), sum({hash}, 0)::numeric), sum({hash}, 1)::numeric) FROM {table} t",
                     literal(table)
                 )
             })
