@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::artifacts;
+use crate::terminal::{self, Keyboard};
 
 /// How long a run may take unless a test says otherwise.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -59,10 +60,30 @@ impl Invocation {
         self
     }
 
+    /// Further arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
     /// Sets a variable of its environment.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Runs it with this file mode creation mask.
+    #[must_use]
+    pub fn umask(mut self, mask: u32) -> Self {
+        // SAFETY: umask is async-signal-safe and cannot fail.
+        unsafe {
+            self.command.pre_exec(move || {
+                libc::umask(mask);
+                Ok(())
+            });
+        }
         self
     }
 
@@ -108,23 +129,38 @@ impl Invocation {
     #[track_caller]
     #[must_use]
     pub fn spawn(mut self) -> Running {
+        self.command.stderr(Stdio::piped()).process_group(0);
+        self.start(None)
+    }
+
+    /// Starts it at a terminal: its standard error is what it draws there, and its prompts read the keyboard.
+    ///
+    /// # Panics
+    /// Where it cannot be started, or the system has no terminal left.
+    #[track_caller]
+    #[must_use]
+    pub fn spawn_at_terminal(mut self) -> (Running, Keyboard) {
+        let attached = terminal::attach(&mut self.command);
+        let (keyboard, screen) = attached.unwrap_or_else(|error| panic!("no terminal: {error}"));
+        (self.start(Some(screen)), keyboard)
+    }
+
+    #[track_caller]
+    fn start(mut self, screen: Option<File>) -> Running {
         let command_line = format!("{:?}", self.command);
-        self.command.stdout(self.stdout.map_or_else(Stdio::piped, Stdio::from)).stderr(Stdio::piped());
-        self.command.process_group(0);
+        self.command.stdout(self.stdout.take().map_or_else(Stdio::piped, Stdio::from));
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{command_line}: {error}"));
         let pidfd =
             rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).expect("our own child");
-        let (stdout, stderr) = (Collector::new(child.stdout.take()), Collector::new(child.stderr.take()));
-        Running {
-            command_line,
-            child,
-            pidfd,
-            stdout,
-            stderr,
-            started: Instant::now(),
-            limit: self.limit,
-            reaped: false,
-        }
+        // The command holds the terminal's other end: as long as it does, the screen has no end.
+        let limit = self.limit;
+        drop(self);
+        let stdout = Collector::new(child.stdout.take());
+        let stderr = match screen {
+            Some(screen) => Collector::new(Some(screen)),
+            None => Collector::new(child.stderr.take()),
+        };
+        Running { command_line, child, pidfd, stdout, stderr, started: Instant::now(), limit, reaped: false }
     }
 }
 

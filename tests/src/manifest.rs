@@ -44,7 +44,6 @@ impl Manifest {
     /// # Panics
     /// With everything that is missing, too much or different.
     #[track_caller]
-    #[must_use]
     pub fn check(dir: &Path) -> Self {
         Self::try_check(dir).unwrap_or_else(|error| panic!("{}: {error:#}", dir.display()))
     }

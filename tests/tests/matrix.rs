@@ -195,10 +195,7 @@ impl Bench {
             run = run.arg("--no-sync");
         }
         run = match way.format {
-            Format::Plain => relocation
-                .arguments()
-                .into_iter()
-                .fold(run.arg("-D").arg(&copy), |run, option| run.arg(option)),
+            Format::Plain => run.arg("-D").arg(&copy).args(relocation.arguments()),
             Format::Tar => run.arg("-Ft").arg("-D").arg(&archives),
         };
         let started = Instant::now();
