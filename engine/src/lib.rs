@@ -7,6 +7,7 @@ pub mod basebackup;
 pub mod buffer;
 pub mod cli;
 pub mod connect;
+pub mod demo;
 pub mod failure;
 pub mod pipeline;
 pub mod postmaster;

@@ -69,6 +69,7 @@ pub struct Interposer {
 struct State {
     faults: Vec<Fault>,
     target: u16,
+    records: bool,
     progress: Mutex<Progress>,
     changed: Condvar,
 }
@@ -86,6 +87,8 @@ struct Connection {
     to_client: u64,
     to_server: u64,
     stalled: bool,
+    /// What went to the client, where that is recorded.
+    record: Vec<u8>,
 }
 
 impl Interposer {
@@ -95,11 +98,23 @@ impl Interposer {
     /// Where the system has no port.
     #[must_use]
     pub fn start(target: u16, faults: &[Fault]) -> Self {
+        Self::new(target, faults, false)
+    }
+
+    /// Stands in front of a server, lets everything pass, and keeps what goes to the client: see
+    /// [`recorded`](Self::recorded).
+    #[must_use]
+    pub fn recording(server: &Server) -> Self {
+        Self::new(server.port(), &[], true)
+    }
+
+    fn new(target: u16, faults: &[Fault], records: bool) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("a bound socket").port();
         let state = Arc::new(State {
             faults: faults.to_vec(),
             target,
+            records,
             progress: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -136,6 +151,16 @@ impl Interposer {
     #[must_use]
     pub fn passed(&self, connection: usize, direction: Direction) -> u64 {
         self.state.lock().connections.get(connection).map_or(0, |connection| connection.passed(direction))
+    }
+
+    /// What a connection has sent to its client, where it is recorded.
+    #[must_use]
+    pub fn recorded(&self, connection: usize) -> Vec<u8> {
+        self.state
+            .lock()
+            .connections
+            .get(connection)
+            .map_or(Vec::new(), |connection| connection.record.clone())
     }
 
     /// Waits until that many bytes of a connection have passed.
@@ -241,7 +266,13 @@ impl State {
         let upstream = (client.try_clone()?, server.try_clone()?);
         let mut progress = self.lock();
         let number = progress.connections.len();
-        progress.connections.push(Connection { sockets, to_client: 0, to_server: 0, stalled: false });
+        progress.connections.push(Connection {
+            sockets,
+            to_client: 0,
+            to_server: 0,
+            stalled: false,
+            record: Vec::new(),
+        });
         drop(progress);
         self.changed.notify_all();
         let pump = |from: TcpStream, to: TcpStream, direction| {
@@ -287,7 +318,12 @@ impl State {
             let mut progress = self.lock();
             let connection = &mut progress.connections[number];
             match direction {
-                Direction::ToClient => connection.to_client = passed,
+                Direction::ToClient => {
+                    connection.to_client = passed;
+                    if self.records {
+                        connection.record.extend_from_slice(&buffer[..count]);
+                    }
+                }
                 Direction::ToServer => connection.to_server = passed,
             }
             drop(progress);

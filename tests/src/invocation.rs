@@ -7,19 +7,18 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::artifacts;
+use crate::collector::Collector;
 use crate::terminal::{self, Keyboard};
 
 /// How long a run may take unless a test says otherwise.
@@ -148,19 +147,27 @@ impl Invocation {
     #[track_caller]
     fn start(mut self, screen: Option<File>) -> Running {
         let command_line = format!("{:?}", self.command);
-        self.command.stdout(self.stdout.take().map_or_else(Stdio::piped, Stdio::from));
+        self.command.stdout(self.stdout.map_or_else(Stdio::piped, Stdio::from));
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{command_line}: {error}"));
+        // The command holds the other end of the terminal: as long as it does, the screen has no end.
+        drop(self.command);
         let pidfd =
             rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).expect("our own child");
-        // The command holds the terminal's other end: as long as it does, the screen has no end.
-        let limit = self.limit;
-        drop(self);
         let stdout = Collector::new(child.stdout.take());
         let stderr = match screen {
             Some(screen) => Collector::new(Some(screen)),
             None => Collector::new(child.stderr.take()),
         };
-        Running { command_line, child, pidfd, stdout, stderr, started: Instant::now(), limit, reaped: false }
+        Running {
+            command_line,
+            child,
+            pidfd,
+            stdout,
+            stderr,
+            started: Instant::now(),
+            limit: self.limit,
+            reaped: false,
+        }
     }
 }
 
@@ -382,68 +389,6 @@ impl From<libc::rusage> for Usage {
     }
 }
 
-/// Collects what a program writes to a pipe.
-#[derive(Debug)]
-struct Collector {
-    collected: Arc<(Mutex<Collected>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug, Default)]
-struct Collected {
-    bytes: Vec<u8>,
-    ended: bool,
-}
-
-impl Collector {
-    fn new(pipe: Option<impl Read + Send + 'static>) -> Self {
-        let collected = Arc::<(Mutex<Collected>, Condvar)>::default();
-        let theirs = Arc::clone(&collected);
-        let thread = thread::spawn(move || {
-            let mut buffer = [0; 8192];
-            let mut pipe = pipe;
-            loop {
-                let read = pipe.as_mut().map_or(Ok(0), |pipe| pipe.read(&mut buffer));
-                let mut collected = theirs.0.lock().expect("nobody panics with the lock");
-                match read {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Ok(0) | Err(_) => collected.ended = true,
-                    Ok(count) => collected.bytes.extend_from_slice(&buffer[..count]),
-                }
-                theirs.1.notify_all();
-                if collected.ended {
-                    return;
-                }
-            }
-        });
-        Self { collected, thread: Some(thread) }
-    }
-
-    fn wait_for(&self, text: &str, limit: Duration) -> bool {
-        let holds = |collected: &Collected| {
-            collected.bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
-        };
-        let (lock, changed) = &*self.collected;
-        let collected = lock.lock().expect("nobody panics with the lock");
-        let waiting = |collected: &mut Collected| !collected.ended && !holds(collected);
-        let waited = changed.wait_timeout_while(collected, limit, waiting);
-        holds(&waited.expect("nobody panics with the lock").0)
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.collected.0.lock().expect("nobody panics with the lock").bytes)
-            .into_owned()
-    }
-
-    /// Waits for the end of the pipe, which comes when no process holds it any more.
-    fn finish(&mut self) -> Vec<u8> {
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("reading a pipe does not panic");
-        }
-        std::mem::take(&mut self.collected.0.lock().expect("nobody panics with the lock").bytes)
-    }
-}
-
 /// Kills what is left of a process group whose leader has ended, and names it. The group's number is not given to
 /// another process as long as the group has members.
 fn kill_group(group: u32) -> Vec<String> {
@@ -491,6 +436,21 @@ mod tests {
         assert!(running.is_running());
         running.signal(Signal::TERM);
         running.wait().expect_killed_by(Signal::TERM);
+    }
+
+    #[test]
+    fn a_program_at_a_terminal_draws_on_it_and_reads_its_keyboard() {
+        let script = "test -t 2 && printf 'name? ' > /dev/tty; read name < /dev/tty; echo \"$name\"; stty size >&2 <&2";
+        let (running, mut keyboard) = shell(script).spawn_at_terminal();
+        running.wait_for_stderr("name? ");
+        keyboard.type_text("postgres\n");
+        let finished = running.wait();
+        assert_eq!(finished.expect_success().stdout_text(), "postgres\n");
+        finished.expect_stderr("30 100");
+        let (running, mut keyboard) = shell("echo ready >&2; exec sleep 600").spawn_at_terminal();
+        running.wait_for_stderr("ready");
+        keyboard.type_text("\x03");
+        running.wait().expect_killed_by(Signal::INT);
     }
 
     #[test]

@@ -3,22 +3,22 @@
 //! A test reads as what it proves:
 //!
 //! ```no_run
-//! use pgstrata::postmaster::Cluster;
 //! use pgstrata_tests as harness;
 //!
 //! let source = harness::cluster(17).with(harness::Workload::small()).start();
 //! let dir = source.dir("copy");
-//! harness::pgstrata(["basebackup", "-D", &dir.to_string_lossy(), "-X", "stream", "-d", &source.conninfo()])
-//!     .run()
-//!     .expect_success();
-//! let copy = Cluster::from_backup(source.program(), &dir).unwrap().start(&[]).unwrap();
+//! let run = harness::pgstrata(["basebackup", "-X", "stream", "-c", "fast", "-d", &source.conninfo(), "-D"]);
+//! run.arg(&dir).run().expect_success();
+//! let copy = source.boot(&dir);
 //! harness::compare(&source, &copy);
 //! ```
 //!
 //! Everything here panics with a full message where a test cannot go on: a harness that half works proves nothing.
 //! What a test makes lives in a scratch directory that goes with it, also after a kill (see [`Scratch`]).
 
+mod aftermath;
 mod artifacts;
+mod collector;
 mod compare;
 pub mod fake;
 mod interposer;
@@ -37,17 +37,18 @@ mod verify;
 mod workload;
 mod writer;
 
+pub use aftermath::{Snapshot, expect_forgotten, expect_unfinished};
 pub use compare::{Baseline, Comparison, compare, differences};
 pub use interposer::{Action, Direction, Fault, Interposer};
 pub use invocation::{Finished, Invocation, Running, pgstrata};
-pub use manifest::Manifest;
+pub use manifest::{Manifest, check_manifest};
 pub use relocation::Relocation;
 pub use scratch::Scratch;
 pub use servers::{MAJORS, each_major, majors, program};
 pub use small_fs::{FsKind, SmallFs};
 pub use source::{ClusterBuilder, Source, cluster};
 pub use sql::{Row, Sql};
-pub use take::{basebackup, boot, boot_with, sql, wait_until};
+pub use take::{basebackup, sql, wait_until};
 pub use terminal::Keyboard;
 pub use verify::{Verdict, amcheck, verify_backup, verify_files};
 pub use workload::{OddFile, Tablespace, Workload};

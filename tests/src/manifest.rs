@@ -132,6 +132,14 @@ impl Manifest {
     }
 }
 
+/// As [`Manifest::try_check`]. Returns how many files there are.
+///
+/// # Errors
+/// Everything that is missing, too much or different.
+pub fn check_manifest(dir: &Path) -> anyhow::Result<u64> {
+    Ok(Manifest::try_check(dir)?.files)
+}
+
 /// The last line holds the SHA-256 of all before it.
 fn check_own_checksum(text: &[u8]) -> anyhow::Result<()> {
     let Some(b'\n') = text.last() else { bail!("backup_manifest does not end with a newline") };

@@ -38,7 +38,7 @@ impl Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         static SWEPT: OnceLock<()> = OnceLock::new();
         let base = base();
-        SWEPT.get_or_init(|| sweep(base));
+        SWEPT.get_or_init(Self::sweep);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = base.join(format!("{PREFIX}{}-{number}", std::process::id()));
         // Between creation and lock the directory would look left behind.
@@ -48,6 +48,23 @@ impl Scratch {
         let lock = File::open(&dir).expect("the directory is ours");
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("nobody else knows it");
         Self { dir, _lock: lock }
+    }
+
+    /// Removes what killed tests have left. Each process does so before its first scratch directory.
+    pub fn sweep() {
+        let base = base();
+        let _guard = lock_base(base);
+        for entry in fs::read_dir(base).into_iter().flatten().filter_map(Result::ok) {
+            let path = entry.path();
+            if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+                continue;
+            }
+            let Ok(lock) = File::open(&path) else { continue };
+            let abandoned = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if abandoned && let Err(error) = remove(&path) {
+                eprintln!("{}: left by an earlier run, cannot remove: {error}", path.display());
+            }
+        }
     }
 
     /// The directory.
@@ -87,23 +104,6 @@ pub(crate) fn base() -> &'static Path {
 pub(crate) fn server_cache() -> PathBuf {
     let target = artifacts::target_dir();
     if base().starts_with(&target) { target.join("postgres") } else { base().join("postgres") }
-}
-
-/// Removes what tests left that were killed.
-fn sweep(base: &Path) {
-    let _guard = lock_base(base);
-    for entry in fs::read_dir(base).into_iter().flatten().filter_map(Result::ok) {
-        let path = entry.path();
-        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
-            continue;
-        }
-        let Ok(lock) = File::open(&path) else { continue };
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            if let Err(error) = remove(&path) {
-                eprintln!("{}: left by an earlier run, cannot remove: {error}", path.display());
-            }
-        }
-    }
 }
 
 fn lock_base(base: &Path) -> File {
@@ -149,7 +149,7 @@ mod tests {
         let scratch = Scratch::new();
         let dir = scratch.path().to_owned();
         fs::write(scratch.join("file"), "x").unwrap();
-        sweep(base());
+        Scratch::sweep();
         assert!(dir.join("file").exists(), "swept while in use");
         drop(scratch);
         assert!(!dir.exists());

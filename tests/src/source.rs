@@ -1,27 +1,39 @@
 //! The server that a test takes its backup from.
 
+use std::fs::File;
 use std::ops::Deref;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use pgstrata::postmaster::{Auth, Cluster, InitOptions, Server, Shutdown};
+use pgstrata::postmaster::{Auth, Cluster, InitOptions, PostmasterError, Server, Shutdown};
 
 use crate::workload::Loaded;
 use crate::{Scratch, Sql, Tablespace, Workload, Writer, servers, template};
 
+/// BLCKSZ as everyone builds it.
+const PAGE: u64 = 8192;
+
 /// Settings of every source. A backup is consistent whatever its source syncs: recovery reads what was written, and
-/// no test cuts the power. The rest keeps many small servers side by side affordable.
-const SETTINGS: [(&str, &str); 9] = [
+/// no test cuts the power.
+const SETTINGS: [(&str, &str); 6] = [
     ("wal_level", "replica"),
     ("max_wal_senders", "10"),
     ("max_replication_slots", "10"),
-    ("max_connections", "40"),
-    ("fsync", "off"),
     ("full_page_writes", "on"),
+    ("restart_after_crash", "off"),
+    // A backup that fetches its WAL at the end finds it still there, whatever checkpoints came in between.
+    ("wal_keep_size", "512MB"),
+];
+
+/// Settings of every server of a test: they keep many small servers side by side affordable.
+pub(crate) const FRUGAL: [(&str, &str); 5] = [
+    ("fsync", "off"),
     ("shared_buffers", "32MB"),
+    ("max_connections", "40"),
+    ("max_wal_size", "256MB"),
     // In the data directory, where a killed server leaves nothing behind on the machine.
     ("dynamic_shared_memory_type", "mmap"),
-    ("restart_after_crash", "off"),
 ];
 
 /// Starts to describe a source of a major version.
@@ -30,7 +42,11 @@ const SETTINGS: [(&str, &str); 9] = [
 /// Where that version does not run here.
 #[must_use]
 pub fn cluster(major: u32) -> ClusterBuilder {
-    let settings = SETTINGS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let settings = SETTINGS
+        .iter()
+        .chain(&FRUGAL)
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
     ClusterBuilder {
         major,
         options: InitOptions::default(),
@@ -176,10 +192,60 @@ impl Source {
         Writer::start(&self.socket_conninfo(), number)
     }
 
+    /// Starts a copy: a backup of this source in plain format, in `dir`.
+    ///
+    /// # Panics
+    /// Where it does not start, with what the server said.
+    #[track_caller]
+    #[must_use]
+    pub fn boot(&self, dir: &Path) -> Server {
+        self.try_boot(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
+    }
+
+    /// As [`boot`](Self::boot), for copies that must not start.
+    ///
+    /// # Errors
+    /// What the server said.
+    pub fn try_boot(&self, dir: &Path) -> Result<Server, PostmasterError> {
+        self.adopt(dir)?.start(&FRUGAL)
+    }
+
+    /// Takes over a copy in plain format, with this source's program and superuser.
+    ///
+    /// # Errors
+    /// As [`Cluster::from_backup`].
+    pub fn adopt(&self, dir: &Path) -> Result<Cluster, PostmasterError> {
+        let cluster = self.cluster();
+        Ok(Cluster::from_backup(cluster.program(), dir)?.with_login(cluster.user(), cluster.password()))
+    }
+
     /// The tablespaces of the workload.
     #[must_use]
     pub fn tablespaces(&self) -> &[Tablespace] {
         &self.loaded.tablespaces
+    }
+
+    /// Damages one byte of a page in the file of a relation, as a bad disk would. Returns the file's path in the data
+    /// directory. The page has to be out of the server's way: static data, written by the checkpoint that this asks for.
+    ///
+    /// # Panics
+    /// Where the relation has no such page.
+    #[track_caller]
+    pub fn corrupt_page(&self, relation: &str, block: u32) -> PathBuf {
+        let sql = self.sql();
+        sql.execute("CHECKPOINT");
+        let path: String = sql.value(&format!("SELECT pg_relation_filepath('{relation}')"));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(self.data_dir().join(&path))
+            .expect("the relation's file");
+        // In the middle of the page: neither its header nor its checksum.
+        let place = u64::from(block) * PAGE + PAGE / 2;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, place).unwrap_or_else(|error| panic!("{path}: block {block}: {error}"));
+        file.write_all_at(&[!byte[0]], place).expect("a page that was read can be written");
+        PathBuf::from(path)
     }
 
     /// What is wrong with the files of a copy's data directory: odd names that are missing or differ, special files

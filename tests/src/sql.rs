@@ -107,8 +107,10 @@ impl Sql {
 
 fn described(error: tokio_postgres::Error, sql: &str) -> anyhow::Error {
     let sql: String = sql.chars().take(400).collect();
-    let said = error.as_db_error().map(ToString::to_string);
-    anyhow::Error::new(error).context(format!("{}\nin: {sql}", said.unwrap_or_default()))
+    match error.as_db_error() {
+        Some(said) => anyhow::anyhow!("{said}\nin: {sql}"),
+        None => anyhow::Error::new(error).context(format!("in: {sql}")),
+    }
 }
 
 /// Connections are driven by one background thread, so that any thread may block on them.

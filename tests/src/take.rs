@@ -1,4 +1,4 @@
-//! The short way to take a backup of a source and to start the copy, and what the source logged of it.
+//! The short way to take a backup of a source, and what the source and the program said of it.
 
 use std::fmt::Display;
 use std::fs;
@@ -6,9 +6,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pgstrata::postmaster::{Cluster, Server};
+use pgstrata::postmaster::Server;
 use serde_json::Value;
 
+use crate::source::FRUGAL;
 use crate::{Finished, Invocation, Source, Sql, pgstrata};
 
 /// How long a condition may take to come true, and how often it is looked at.
@@ -22,30 +23,6 @@ const RECEIVED: &str = "received replication command: ";
 #[must_use]
 pub fn basebackup(server: &Server) -> Invocation {
     pgstrata(["basebackup", "-c", "fast", "-d", &server.conninfo()])
-}
-
-/// Starts a copy in plain format, with the source's program and superuser.
-///
-/// # Panics
-/// With the copy's log where it does not start.
-#[track_caller]
-#[must_use]
-pub fn boot(source: &Server, copy: &Path) -> Server {
-    boot_with(source, copy, &[])
-}
-
-/// As [`boot`], with further settings.
-///
-/// # Panics
-/// As [`boot`].
-#[track_caller]
-#[must_use]
-pub fn boot_with(source: &Server, copy: &Path, settings: &[(&str, &str)]) -> Server {
-    let settings = [&[("fsync", "off"), ("dynamic_shared_memory_type", "mmap")], settings].concat();
-    Cluster::from_backup(source.program(), copy)
-        .map(|cluster| cluster.with_login(source.cluster().user(), source.cluster().password()))
-        .and_then(|cluster| cluster.start(&settings))
-        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A session of a server's superuser in the database `postgres`.
@@ -72,6 +49,17 @@ pub fn wait_until(what: impl Display, mut condition: impl FnMut() -> bool) {
 }
 
 impl Source {
+    /// As [`boot`](Self::boot), with further settings.
+    ///
+    /// # Panics
+    /// As [`boot`](Self::boot).
+    #[track_caller]
+    #[must_use]
+    pub fn boot_with(&self, dir: &Path, settings: &[(&str, &str)]) -> Server {
+        let started = self.adopt(dir).and_then(|cluster| cluster.start(&[&FRUGAL, settings].concat()));
+        started.unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
+    }
+
     /// The replication commands that the server has received so far, as it logged them. It must have been started
     /// with `log_replication_commands`.
     ///

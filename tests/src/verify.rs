@@ -88,8 +88,8 @@ pub fn amcheck(copy: &Server) -> anyhow::Result<usize> {
     let mut checked = 0;
     for row in sql.try_rows("SELECT datname FROM pg_database WHERE datallowconn")? {
         let name = row[0].clone().context("a database has a name")?;
-        let conninfo = copy.socket_conninfo().replace("dbname=postgres", &format!("dbname='{name}'"));
-        checked += amcheck_database(&Sql::connect(&conninfo)?, copy.program().version.major())
+        let session = Sql::connect(&copy.database_conninfo(&name))?;
+        checked += amcheck_database(&session, copy.program().version.major())
             .with_context(|| format!("database {name}"))?;
     }
     Ok(checked)

@@ -94,7 +94,7 @@ fn a_copy_of_a_stopped_source_compares_equal_until_it_is_changed() {
     assert!(harness::amcheck(&copy).unwrap() > 200);
 
     // Each change is found, and only it.
-    let other = Sql::connect(&copy.conninfo().replace("dbname=postgres", "dbname=other")).unwrap();
+    let other = Sql::connect(&copy.database_conninfo("other")).unwrap();
     let here = sql(&copy);
     for (session, change, undo, expected) in [
         (
@@ -182,7 +182,7 @@ fn a_backup_by_the_stock_client_passes_every_check() {
     writer.wait_for_more(50);
     let ledger = writer.stop();
     harness::verify_backup(&dir, major).expect_good();
-    let copy = Cluster::from_backup(source.program(), &dir).unwrap().start(&[]).unwrap();
+    let copy = source.boot(&dir);
     harness::compare(&source, &copy);
     let last = ledger.check(&sql(&copy), before);
     eprintln!("a copy of {before} to {} transactions holds {last}", ledger.acknowledged());
@@ -237,6 +237,13 @@ fn the_fake_server_is_understood_by_real_clients() {
 }
 
 #[test]
+fn the_program_under_test_is_built_and_runs() {
+    let run = harness::pgstrata(["--version"]).run();
+    run.expect_success();
+    assert!(run.stderr.is_empty(), "{run}");
+}
+
+#[test]
 fn a_killed_server_leaves_no_backend_and_recovers() {
     let mut source = harness::cluster(18).with(Workload::empty().rows(100)).start();
     let writer = source.writer(1);
@@ -253,6 +260,17 @@ fn a_killed_server_leaves_no_backend_and_recovers() {
     source.restart(&cluster);
     ledger.check(&sql(&source), ledger.acknowledged());
     assert_eq!(sql(&source).value::<u32>("SELECT count(*) FROM data.empty"), 0);
+}
+
+#[test]
+fn a_damaged_page_is_found_by_the_server() {
+    let mut source = harness::cluster(14).with(Workload::empty().rows(5_000)).start();
+    let path = source.corrupt_page("data.parts_low", 3);
+    // A server that has none of it in memory.
+    let cluster = source.stop(Shutdown::Fast);
+    source.restart(&cluster);
+    let error = sql(&source).try_rows("SELECT count(v) FROM data.parts_low").unwrap_err().to_string();
+    assert!(error.contains(&format!("invalid page in block 3 of relation {}", path.display())), "{error}");
 }
 
 #[test]
@@ -336,6 +354,8 @@ fn a_server_goes_with_the_process_that_started_it() {
     let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
     let ended = rustix::event::poll(&mut [PollFd::new(&postmaster, PollFlags::IN)], Some(&limit));
     assert_eq!(ended, Ok(1), "postmaster {pid} outlives its owner");
-    // What it left is locked by nobody; the next process sweeps it. This one may have swept already.
-    assert!(Path::new(dir).starts_with(harness::Scratch::new().path().parent().unwrap()));
+    // What it left is locked by nobody.
+    assert!(Path::new(dir).exists());
+    harness::Scratch::sweep();
+    assert!(!Path::new(dir).exists());
 }

@@ -14,7 +14,7 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pgstrata::postmaster::{Cluster, Server};
+use pgstrata::postmaster::Server;
 use pgstrata_tests as harness;
 use pgstrata_tests::{Baseline, Manifest, Relocation, Source, Workload, Writer};
 use serde_json::Value;
@@ -162,8 +162,6 @@ impl Bench {
             // The server archives only where and while a test wants it.
             .setting("archive_mode", "on")
             .setting("archive_command", "test ! -d ../archive || cp %p ../archive/%f")
-            // For WAL that is fetched at the end of a backup.
-            .setting("wal_keep_size", "512MB")
             .start();
         let setting: String = source.sql().value("SHOW data_checksums");
         assert_eq!(setting, if checksums { "on" } else { "off" });
@@ -211,12 +209,12 @@ impl Bench {
             relocation.unpack(&archives, &copy);
             fs::remove_dir_all(&archives).unwrap();
         }
-        self.check_files(way, &copy, &summary(&finished.stdout_text()));
+        self.check_files(way, &copy, &finished.json_summary());
         let checked = Instant::now();
         let server = self.boot(way, &copy, &relocation);
         let booted = Instant::now();
         let comparison = self.baseline.compare(source, &server);
-        let at = ledger.check(&server_sql(&server), before);
+        let at = ledger.check(&harness::sql(&server), before);
         // The large indexes take their time: once a version.
         let compared = Instant::now();
         let relations = (number == 1)
@@ -289,8 +287,7 @@ impl Bench {
 
     /// Starts the copy. One that came without WAL recovers from the archive, as its operator would have it.
     fn boot(&self, way: Way, copy: &Path, relocation: &Relocation) -> Server {
-        let cluster = Cluster::from_backup(self.source.program(), copy)
-            .unwrap_or_else(|error| panic!("{way}: {error}"));
+        let cluster = self.source.adopt(copy).unwrap_or_else(|error| panic!("{way}: {error}"));
         if way.format == Format::Tar {
             relocation.rewrite_map(copy);
         }
@@ -308,23 +305,11 @@ impl Bench {
         }
         let server = cluster.start(&settings).unwrap_or_else(|error| panic!("{way}: {error}"));
         // From an archive it recovers with connections open, and ends that by itself where the archive ends.
-        let (sql, started) = (server_sql(&server), Instant::now());
+        let (sql, started) = (harness::sql(&server), Instant::now());
         while sql.value::<String>("SELECT pg_is_in_recovery()") == "t" {
             assert!(started.elapsed() < PATIENCE, "{way}: still in recovery\n{}", server.log_tail(20));
             thread::sleep(POLL);
         }
         server
     }
-}
-
-fn server_sql(server: &Server) -> harness::Sql {
-    harness::Sql::connect(&server.socket_conninfo()).unwrap_or_else(|error| panic!("{error:#}"))
-}
-
-/// The summary, the last of the lines that the program prints for other programs.
-fn summary(stdout: &str) -> Value {
-    let last = stdout.lines().last().unwrap_or_else(|| panic!("nothing on standard output"));
-    let event: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{last}: {error}"));
-    assert_eq!(event["event"], "summary", "{last}");
-    event
 }

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use pgstrata_tests as harness;
-use pgstrata_tests::{Manifest, Source, Workload, basebackup, boot, sql};
+use pgstrata_tests::{Manifest, Source, Workload, basebackup};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -16,7 +16,11 @@ const WIRES: [u32; 3] = [14, 15, 18];
 
 fn small(major: u32) -> Source {
     let workload = Workload::empty().rows(500);
-    harness::cluster(major).with(workload).setting("log_replication_commands", "on").start()
+    harness::cluster(major)
+        .with(workload)
+        .setting("log_replication_commands", "on")
+        .setting("log_checkpoints", "on")
+        .start()
 }
 
 /// The versions of [`WIRES`] that run here and were asked for.
@@ -88,7 +92,7 @@ fn options_reach_the_server() {
 fn checkpoints_are_fast_or_spread() {
     each_wire(|major| {
         let source = small(major);
-        let session = sql(&source);
+        let session = source.sql();
         for (options, asked) in [(&["-c", "FAST"][..], true), (&["-c", "spread"], false), (&[], false)] {
             // With nothing to write a spread checkpoint is over at once.
             session.execute("CHECKPOINT");
@@ -125,7 +129,7 @@ fn the_label_stands_in_backup_label() {
             basebackup(&source).arg("-D").arg(&copy).args(["-N", "-l", label]).run().expect_success();
             let text = fs::read_to_string(copy.join("backup_label")).unwrap();
             assert!(text.contains(&format!("\nLABEL: {label}\n")), "{text}");
-            drop(boot(&source, &copy));
+            drop(source.boot(&copy));
             fs::remove_dir_all(copy).unwrap();
         }
         let copy = source.dir("copy");
@@ -170,7 +174,7 @@ fn manifests_have_the_checksums_that_were_asked_for() {
         let finished = basebackup(&source).arg("-D").arg(&copy).args(["-N", "--no-manifest"]).run();
         finished.expect_success().expect_stderr("nothing: the server made no manifest");
         assert!(!names(&copy).iter().any(|name| name.starts_with("backup_manifest")));
-        let server = boot(&source, &copy);
+        let server = source.boot(&copy);
         harness::compare(&source, &server);
     });
 }
@@ -179,7 +183,7 @@ fn manifests_have_the_checksums_that_were_asked_for() {
 fn damaged_pages_are_found_by_the_server_or_here_or_let_pass() {
     each_wire(|major| {
         let source = small(major);
-        let path = damage(&source, 7);
+        let path = source.corrupt_page("data.texts", 7);
 
         let copy = source.dir("by the server");
         let finished = basebackup(&source).arg("-D").arg(&copy).arg("-N").run();
@@ -189,16 +193,20 @@ fn damaged_pages_are_found_by_the_server_or_here_or_let_pass() {
         let copy = source.dir("not at all");
         basebackup(&source).arg("-D").arg(&copy).args(["-N", "--no-verify-checksums"]).run().expect_success();
         Manifest::check(&copy);
-        assert_eq!(fs::read(copy.join(&path)).unwrap()[7 * 8192 + 5000], b'?');
+        assert_eq!(fs::read(copy.join(&path)).unwrap(), fs::read(source.data_dir().join(&path)).unwrap());
 
         for format in ["-Fp", "-Ft"] {
             let copy = source.dir("here");
             let options = ["-N", "--no-verify-checksums", "--check-pages", format];
             let finished = basebackup(&source).arg("-D").arg(&copy).args(options).run();
-            finished.expect_failure().expect_stderr(&path).expect_stderr("block 7: page checksum found 0x");
+            finished
+                .expect_failure()
+                .expect_stderr(&path.to_string_lossy())
+                .expect_stderr("block 7: page checksum found 0x");
             assert!(!copy.exists(), "{finished}");
         }
-        sql(&source).execute("DROP TABLE damaged; CHECKPOINT");
+        source.sql().execute("DROP TABLE data.texts");
+        source.sql().execute("CHECKPOINT");
         let copy = source.dir("sound");
         let finished = basebackup(&source).arg("-D").arg(&copy).args(["-N", "--check-pages", "--json"]).run();
         assert_eq!(finished.expect_success().json_summary()["pages_checked"], true);
@@ -214,7 +222,7 @@ fn damaged_pages_are_found_by_the_server_or_here_or_let_pass() {
 fn a_failed_backup_goes_unless_it_is_to_stay() {
     each_wire(|major| {
         let source = small(major);
-        damage(&source, 3);
+        source.corrupt_page("data.texts", 3);
         // All has arrived when the damage is told.
         let fails = ["-N", "--no-verify-checksums", "--check-pages"];
         for (format, unfinished, finished_name) in
@@ -237,18 +245,6 @@ fn a_failed_backup_goes_unless_it_is_to_stay() {
             }
         }
     });
-}
-
-/// Makes a table and flips a byte of one of its pages, which no session holds. Returns the table's file.
-fn damage(source: &Source, page: u64) -> String {
-    let session = sql(source);
-    session.execute(
-        "CREATE TABLE damaged AS SELECT i, repeat('x', 500) FROM generate_series(1, 1000) AS i; CHECKPOINT",
-    );
-    let path: String = session.value("SELECT pg_relation_filepath('damaged')");
-    let file = fs::File::options().write(true).open(source.data_dir().join(&path)).unwrap();
-    file.write_all_at(b"?", page * 8192 + 5000).unwrap();
-    path
 }
 
 #[test]
@@ -276,7 +272,7 @@ fn every_disk_back_end_makes_the_same_copy() {
             }
             let manifest = Manifest::check(&plain);
             assert_eq!(summary["files_verified"], manifest.files);
-            drop(boot(&source, &plain));
+            drop(source.boot(&plain));
             fs::remove_dir_all(&plain).unwrap();
         }
     }
@@ -289,7 +285,7 @@ fn memory_and_threads_are_as_many_as_asked_for() {
         let copy = source.dir("copy");
         // Slow enough to be looked at while it runs.
         let run = basebackup(&source).arg("-D").arg(&copy).args(options).args(["-r", "1M"]).spawn();
-        let session = sql(&source);
+        let session = source.sql();
         harness::wait_until("data flows", || {
             session
                 .value::<String>("SELECT count(*) FROM pg_stat_progress_basebackup WHERE backup_streamed > 0")

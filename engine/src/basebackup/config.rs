@@ -39,10 +39,20 @@ pub struct BaseBackupConfig {
     pub clean: bool,
     /// How often the WAL receiver reports its position; zero for never unasked.
     pub status_interval: Duration,
-    /// After how much silence of the server, once data flows, the connection counts as lost; zero for never.
+    /// After how much silence of the server, but for the wait for its checkpoint, the connection counts as lost;
+    /// zero for never.
     pub stall_timeout: Duration,
     /// Threads, memory and the disk back end.
     pub resources: Resources,
+}
+
+impl BaseBackupConfig {
+    /// Whether the server is to end only once the WAL that the backup needs is in its archive: where it comes no
+    /// other way, and the backup is to be of use.
+    #[must_use]
+    pub fn waits_for_archive(&self) -> bool {
+        self.wal == WalMethod::None && !matches!(self.destination, Destination::Discard)
+    }
 }
 
 /// Where a backup goes.

@@ -7,14 +7,18 @@
 //! 4. the pipeline settles: everything is checked, written and synced;
 //! 5. arrivals are compared with the manifest, folders synced, names given; one rename makes it a backup.
 
+mod cleanup;
 mod config;
 mod finish;
+mod judge;
+mod outputs;
 mod prepare;
 mod progress;
 mod recovery;
 mod report;
 mod run;
 mod target;
+mod transfer;
 
 pub use crate::pipeline::LimitedBy;
 pub use config::{BaseBackupConfig, Destination, Resources, SlotChoice, WalMethod};

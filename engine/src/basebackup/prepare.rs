@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use pgstrata_protocol::ServerVersion;
@@ -143,7 +143,10 @@ impl PlainFolders {
             let location = Path::new(OsStr::from_bytes(&archive.location));
             let place = if location.is_absolute() {
                 let mapped = tablespace_mapping.iter().find(|(old, _)| old == location);
-                mapped.map_or(location, |(_, new)| new.as_path()).to_owned()
+                match mapped {
+                    Some((_, new)) => new.clone(),
+                    None => check_location(location, oid)?.to_owned(),
+                }
             } else {
                 folders.in_place(&archive.location, oid, mode)?
             };
@@ -152,7 +155,6 @@ impl PlainFolders {
             folders.made.push(place);
         }
         if let Some(path) = wal_directory {
-            claims.claim(path, mode)?;
             rustix::fs::symlinkat(path, &base.handle, "pg_wal")
                 .map_err(|error| Failure::disk("create link", base.path.join("pg_wal"), error))?;
             folders.wal = Some(Folder::open(path)?);
@@ -205,9 +207,29 @@ impl PlainFolders {
     }
 }
 
-/// The archives that the server's list announces, in its order.
-pub(super) fn archives(rows: &[TablespaceRow]) -> Vec<Archive> {
-    rows.iter()
-        .map(|row| Archive { tablespace: row.oid, location: row.location.clone().unwrap_or_default() })
-        .collect()
+/// A place that the server names and nobody has mapped: made here only where it says plainly which it is.
+fn check_location(location: &Path, oid: u32) -> Result<&Path, Failure> {
+    let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    if location.components().all(plain) {
+        return Ok(location);
+    }
+    Err(Failure::Target(format!(
+        "tablespace {oid} lies in \"{}\", expected a path without \"..\"\n\
+         HINT: say where it is to go with --tablespace-mapping.",
+        location.display()
+    )))
+}
+
+/// The archives that the server's list announces, in its order. No tablespace may stand there twice: two archives
+/// would fill one folder.
+pub(super) fn archives(rows: &[TablespaceRow]) -> Result<Vec<Archive>, Failure> {
+    let mut seen = HashSet::new();
+    if let Some(oid) = rows.iter().filter_map(|row| row.oid).find(|oid| !seen.insert(*oid)) {
+        return Err(Failure::stream("the list of tablespaces", &format!("it names tablespace {oid} twice")));
+    }
+    let archive = |row: &TablespaceRow| Archive {
+        tablespace: row.oid,
+        location: row.location.clone().unwrap_or_default(),
+    };
+    Ok(rows.iter().map(archive).collect())
 }

@@ -17,7 +17,7 @@ pub struct Report {
     pub server_version: String,
     /// The cluster's system identifier.
     pub system_identifier: String,
-    /// The timeline at the start.
+    /// The timeline at the end.
     pub timeline: u32,
     /// Where recovery must begin.
     pub start_lsn: String,
@@ -96,6 +96,14 @@ pub fn process_usage() -> (f64, u64) {
     };
     #[expect(clippy::cast_precision_loss, reason = "seconds and microseconds of a process are small")]
     let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-    // Linux counts ru_maxrss in KiB.
-    (seconds(usage.ru_utime) + seconds(usage.ru_stime), u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024)
+    // Linux counts ru_maxrss in KiB. It begins with the peak of the process that started this one.
+    let peak = own_peak().unwrap_or_else(|| u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024);
+    (seconds(usage.ru_utime) + seconds(usage.ru_stime), peak)
+}
+
+/// `VmHWM` of proc_pid_status(5) in bytes: the peak since this program began.
+fn own_peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -5,11 +5,14 @@
 
 mod basebackup;
 mod connection;
+mod demo;
 mod open_files;
+mod plain;
 mod progress;
 mod run_basebackup;
 mod signals;
 mod summary;
+mod verifybackup;
 
 use std::process::ExitCode;
 
@@ -30,6 +33,10 @@ enum Command {
     /// Take a base backup of a running PostgreSQL server
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
+    Demo(demo::DemoArgs),
+    /// Verify a backup against its manifest
+    #[command(name = "verifybackup")]
+    VerifyBackup(Box<verifybackup::VerifyBackupArgs>),
 }
 
 /// Runs the program with the arguments of this process.
@@ -43,9 +50,17 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
     open_files::raise_limit();
     let outcome = match &program.command {
         Command::BaseBackup(args) => run_basebackup::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::VerifyBackup(args) => verifybackup::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,6 +13,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use super::plain::plain;
 use crate::basebackup::{Observer, Phase, Progress};
 
 /// How progress is shown.
@@ -139,8 +140,13 @@ fn message(progress: &Progress, verbose: bool) -> String {
 /// A file name of at most 35 columns, its end rather than its beginning.
 fn shown(path: &[u8]) -> String {
     let path = Path::new(OsStr::from_bytes(path)).display().to_string();
+    let path = plain(&path);
     let length = path.chars().count();
-    if length <= 35 { path } else { format!("...{}", path.chars().skip(length - 32).collect::<String>()) }
+    if length <= 35 {
+        path.into_owned()
+    } else {
+        format!("...{}", path.chars().skip(length - 32).collect::<String>())
+    }
 }
 
 fn line(show: Show, progress: &Progress, bytes: u64, estimate: u64, verbose: bool) {
@@ -173,7 +179,7 @@ fn line(show: Show, progress: &Progress, bytes: u64, estimate: u64, verbose: boo
     };
     let text = if verbose { format!("{text} ({})", shown(&progress.file())) } else { text };
     // A closed stderr must not end a backup.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", plain(&text));
 }
 
 /// Writes one JSON object as a line of stdout.
@@ -206,7 +212,7 @@ impl Voice {
     fn say(&self, text: &str) {
         self.bar.suspend(|| {
             // A closed stderr must not end a backup.
-            let _ = writeln!(std::io::stderr(), "{text}");
+            let _ = writeln!(std::io::stderr(), "{}", plain(text));
         });
     }
 }

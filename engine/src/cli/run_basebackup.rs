@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::basebackup::BaseBackupArgs;
 use super::connection::ask;
+use super::plain::plain;
 use super::progress::{Display, Show, Voice, bar, print_json};
 use super::signals::throw_on_signal;
 use super::summary::summary;
@@ -17,6 +18,8 @@ use crate::stop::Stop;
 
 /// Does what the arguments ask. Failures are told here, and once.
 pub(super) fn run(args: &BaseBackupArgs) -> anyhow::Result<()> {
+    // Every file and folder is made with the mode that the server's has; nothing is to be taken from that.
+    rustix::process::umask(rustix::fs::Mode::empty());
     let outcome = args.resolve().and_then(|config| with_password(args, config));
     match &outcome {
         Ok(report) if args.json => {
@@ -26,13 +29,13 @@ pub(super) fn run(args: &BaseBackupArgs) -> anyhow::Result<()> {
         }
         Ok(report) => {
             // A closed stderr must not end a backup.
-            let _ = write!(std::io::stderr(), "pgstrata: base backup completed\n{}", summary(report));
+            let _ = write!(std::io::stderr(), "pgstrata: base backup completed\n{}", plain(&summary(report)));
         }
         Err(error) => {
             if args.json {
                 print_json(&json!({ "event": "error", "message": error.to_string() }));
             }
-            let _ = writeln!(std::io::stderr(), "pgstrata: error: {}", told(error));
+            let _ = writeln!(std::io::stderr(), "pgstrata: error: {}", plain(&told(error)));
         }
     }
     outcome.map(drop)
@@ -48,11 +51,14 @@ fn told(error: &anyhow::Error) -> String {
 
 fn with_password(args: &BaseBackupArgs, mut config: BaseBackupConfig) -> anyhow::Result<Report> {
     let stop = Stop::new();
-    throw_on_signal(&stop)?;
+    let signals = throw_on_signal(&stop)?;
     match attempt(args, &config, &stop) {
         Err(Failure::Connect(ConnectError::PasswordRequired { .. })) if args.connection.may_ask() => {
+            // There is nothing to end in order while the terminal is asked.
+            signals.end_at_once(true);
             config.connection = ask(config.connection)?;
-            Ok(attempt(args, &config, &Stop::new())?)
+            signals.end_at_once(false);
+            Ok(attempt(args, &config, &stop)?)
         }
         outcome => Ok(outcome?),
     }

@@ -67,7 +67,7 @@ impl BulkReceive for SocketReceiver {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if self.batching && error.kind() == io::ErrorKind::WouldBlock => {
-                    self.batch(false)?
+                    self.batch(false)?;
                 }
                 Err(error) => return Err(error),
             }

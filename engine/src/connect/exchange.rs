@@ -60,7 +60,7 @@ pub(super) struct Exchange {
     pub(super) buffer: Vec<u8>,
     at: usize,
     filled: usize,
-    /// Of the command that was sent last; `None` before the first.
+    /// Of the command that was sent last, until its end.
     reply: Option<QueryReply>,
     notices: NoticeSink,
 }
@@ -136,6 +136,22 @@ impl Exchange {
         }
     }
 
+    /// Whether a command may be sent now.
+    ///
+    /// # Errors
+    /// [`SessionError::OutOfPlace`] where the reply to the last one is not read to its end.
+    pub(super) fn check_idle(&self) -> Result<(), SessionError> {
+        match self.reply {
+            None => Ok(()),
+            Some(_) => Err(SessionError::OutOfPlace("the reply to the last command is not read to its end")),
+        }
+    }
+
+    /// Whether the server has begun to reply to the command that was sent last.
+    pub(super) fn reply_has_begun(&self) -> bool {
+        self.reply.as_ref().is_some_and(QueryReply::has_begun)
+    }
+
     /// A command was sent: what comes next is its reply.
     pub(super) fn begin(&mut self) {
         self.reply = Some(QueryReply::new());
@@ -143,7 +159,6 @@ impl Exchange {
 
     /// Walks what is received until the reply comes to a copy or to its end; `None` asks for more bytes.
     pub(super) fn next_reply(&mut self) -> Result<Option<Reply>, SessionError> {
-        let reply = self.reply.as_mut().ok_or(SessionError::OutOfPlace("no command was sent"))?;
         let mut rest = &self.buffer[self.at..self.filled];
         loop {
             let frame = self.decoder.next(&mut rest)?;
@@ -152,11 +167,10 @@ impl Exchange {
                 None => return Ok(None),
                 Some(Frame::Message(message)) => message,
                 Some(Frame::CopyData { .. }) => {
-                    reply.on_copy_data()?;
                     return Err(SessionError::OutOfPlace("CopyData that nobody reads"));
                 }
             };
-            let direction = match step(reply, message)? {
+            let direction = match step(&mut self.reply, message)? {
                 ReplyStep::Continue => continue,
                 ReplyStep::Notice(notice) => {
                     (self.notices)(&notice);
@@ -168,14 +182,14 @@ impl Exchange {
                 ReplyStep::CopyDone => return Err(SessionError::OutOfPlace("CopyDone that nobody reads")),
                 ReplyStep::Done(completed) => return Ok(Some(Reply::Done(completed))),
             };
-            return Ok(Some(Reply::Copy { direction, results: reply.take_results() }));
+            let results = self.reply.as_mut().map(QueryReply::take_results).unwrap_or_default();
+            return Ok(Some(Reply::Copy { direction, results }));
         }
     }
 
     /// The next piece of a copy from the server; `None` asks for more bytes.
     #[inline]
     pub(super) fn next_event(&mut self) -> Result<Option<CopyEvent<'_>>, SessionError> {
-        let reply = self.reply.as_mut().ok_or(SessionError::OutOfPlace("no command was sent"))?;
         let mut rest = &self.buffer[self.at..self.filled];
         loop {
             let frame = self.decoder.next(&mut rest)?;
@@ -183,10 +197,10 @@ impl Exchange {
             match frame {
                 None => return Ok(None),
                 Some(Frame::CopyData { chunk, first, last }) => {
-                    reply.on_copy_data()?;
+                    self.reply.as_ref().ok_or(NO_COMMAND)?.on_copy_data()?;
                     return Ok(Some(CopyEvent::Data { chunk, first, last }));
                 }
-                Some(Frame::Message(message)) => match step(reply, message)? {
+                Some(Frame::Message(message)) => match step(&mut self.reply, message)? {
                     ReplyStep::Continue => {}
                     ReplyStep::Notice(notice) => (self.notices)(&notice),
                     ReplyStep::CopyDone => return Ok(Some(CopyEvent::End)),
@@ -201,7 +215,20 @@ impl Exchange {
     }
 }
 
-/// Feeds a message; a failure carries what was complete before it.
-fn step(reply: &mut QueryReply, message: BackendMessage) -> Result<ReplyStep, SessionError> {
-    reply.on_message(message).map_err(|error| SessionError::reply(error, reply.take_results()))
+const NO_COMMAND: SessionError = SessionError::OutOfPlace("no command was sent");
+
+/// Feeds a message and forgets a reply that is at its end. A failure carries what was complete before it.
+fn step(slot: &mut Option<QueryReply>, message: BackendMessage) -> Result<ReplyStep, SessionError> {
+    let reply = slot.as_mut().ok_or(NO_COMMAND)?;
+    let step = reply.on_message(message);
+    let step = step.map_err(|error| SessionError::reply(error, reply.take_results()));
+    let is_over = match &step {
+        Ok(step) => matches!(step, ReplyStep::Done(_)),
+        // The server's own error comes at the reply's end; any other ends the session.
+        Err(error) => error.server_error().is_some(),
+    };
+    if is_over {
+        *slot = None;
+    }
+    step
 }

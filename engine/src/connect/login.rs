@@ -33,10 +33,7 @@ pub(super) struct Opened {
     pub(super) version: ServerVersion,
 }
 
-/// Tries the host's addresses in the resolver's order.
-///
-/// The next one is tried where no connection came about, where `connect_timeout` passed, and where a server
-/// says that it cannot take connections now. Any other refusal is final, as in libpq.
+/// Resolves the host and tries its addresses in the resolver's order.
 pub(super) async fn open(
     settings: &ConnectionSettings,
     purpose: Purpose,
@@ -45,6 +42,19 @@ pub(super) async fn open(
     let places = socket::places(settings)
         .await
         .map_err(|source| ConnectError::Resolve { host: settings.host(), source })?;
+    open_any(places, settings, purpose, notices).await
+}
+
+/// Tries places in turn.
+///
+/// The next one is tried where no connection came about, where `connect_timeout` passed, and where a server
+/// says that it cannot take connections now. Any other refusal is final, as in libpq.
+pub(super) async fn open_any(
+    places: Vec<Place>,
+    settings: &ConnectionSettings,
+    purpose: Purpose,
+    notices: &NoticeSink,
+) -> Result<Opened, ConnectError> {
     let login = Login::new(settings, purpose);
     let mut attempts = Vec::new();
     for place in places {
@@ -90,11 +100,16 @@ impl Login {
             Purpose::Replication => "replication",
             Purpose::Sql => settings.sql_database(),
         };
+        // A walsender without a database knows no encodings and would refuse to send names that are not valid in
+        // the client's, such as the paths of tablespaces: it gets one only where the user asks for it.
+        let unasked = purpose == Purpose::Sql
+            && settings.parameters().iter().all(|(name, _)| *name != "client_encoding");
         let extra = settings.parameters().iter();
         let parameters = StartupParameters {
             user: settings.user.clone(),
             database: Some(database.to_owned()),
             replication: purpose == Purpose::Replication,
+            client_encoding: unasked.then(|| "UTF8".to_owned()),
             extra: extra.map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
             ..StartupParameters::default()
         };

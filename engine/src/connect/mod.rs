@@ -14,7 +14,9 @@ mod login;
 mod passfile;
 mod runtime;
 mod session;
+mod setting_values;
 mod settings;
+mod settings_error;
 mod socket;
 mod sql;
 mod surroundings;
@@ -26,7 +28,11 @@ pub use error::{AttemptError, ConnectError, FailedAttempt, SessionError};
 pub use exchange::{CopyDirection, CopyEvent, NoticeSink, Reply};
 pub use runtime::{ControlRuntime, SocketDriver};
 pub use session::{Purpose, Session};
-pub use settings::{ConnectionSettings, GivenSettings, Password, SettingName, SettingsError};
+pub use settings::{ConnectionSettings, GivenSettings, Password};
+pub use settings_error::{SettingName, SettingsError};
 pub use socket::CancelHandle;
 pub use sql::{SqlClient, SqlConnectError};
 pub use surroundings::Surroundings;
+
+#[cfg(test)]
+mod tests;

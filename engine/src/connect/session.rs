@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use pgstrata_protocol::ServerVersion;
@@ -38,6 +39,7 @@ pub struct Session {
     exchange: Exchange,
     info: SessionInfo,
     version: ServerVersion,
+    stall: Option<Duration>,
 }
 
 impl Session {
@@ -59,7 +61,14 @@ impl Session {
             exchange: opened.exchange,
             info: opened.info,
             version: opened.version,
+            stall: None,
         })
+    }
+
+    /// From now on replies fail with [`SessionError::Stalled`] where nothing of them arrives for `limit`; `None`, as
+    /// at first, and zero wait forever.
+    pub fn set_stall_limit(&mut self, limit: Option<Duration>) {
+        self.stall = limit.filter(|limit| !limit.is_zero());
     }
 
     /// The server's version.
@@ -93,11 +102,35 @@ impl Session {
     /// # Errors
     /// As [`Self::simple_query`].
     pub async fn begin_copy(&mut self, command: &str) -> Result<Reply, SessionError> {
+        self.begin(command).await?;
+        self.resume().await
+    }
+
+    /// As [`Self::begin_copy`], for a command that the server works on before it replies: the stall limit holds only
+    /// from the reply's first message on.
+    ///
+    /// # Errors
+    /// As [`Self::simple_query`].
+    pub async fn begin_slow_copy(&mut self, command: &str) -> Result<Reply, SessionError> {
+        self.begin(command).await?;
+        loop {
+            if let Some(reply) = self.exchange.next_reply()? {
+                return Ok(reply);
+            }
+            if self.exchange.reply_has_begun() {
+                return self.resume().await;
+            }
+            self.receive().await?;
+        }
+    }
+
+    async fn begin(&mut self, command: &str) -> Result<(), SessionError> {
+        self.exchange.check_idle()?;
         let mut out = BytesMut::new();
         frontend::query(command, &mut out)?;
         self.send(out).await?;
         self.exchange.begin();
-        self.resume().await
+        Ok(())
     }
 
     /// The rest of the reply after [`CopyEvent::End`] or after the client's `CopyDone`: up to the next copy
@@ -110,7 +143,13 @@ impl Session {
             if let Some(reply) = self.exchange.next_reply()? {
                 return Ok(reply);
             }
-            self.receive().await?;
+            match self.stall {
+                None => self.receive().await?,
+                Some(limit) => {
+                    let received = self.receive_until(Instant::now() + limit).await?;
+                    received.ok_or(SessionError::Stalled { limit })?
+                }
+            };
         }
     }
 

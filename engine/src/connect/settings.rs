@@ -5,20 +5,18 @@
 //! A setting that asks for something this program cannot do is refused by name, wherever it came from.
 //! Resolving performs no I/O.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::conninfo::{self, ConninfoError};
-use super::keyword::{self, KEYWORDS, Keyword, Lack, Rule};
+use super::conninfo;
+use super::keyword::{Keyword, Lack};
 use super::locale_encoding::encoding_of_locale;
 use super::passfile::Wanted;
+use super::setting_values::{Values, check, gather};
+use super::settings_error::{LONGEST_SOCKET_PATH, SettingsError};
 use super::surroundings::Surroundings;
-
-/// Longest path of a Unix socket: `sun_path` of `sys/un.h` less its terminator.
-const LONGEST_SOCKET_PATH: usize = 107;
 
 /// What the user gave, before the environment and the defaults.
 #[derive(Clone, Copy, Default, Debug)]
@@ -35,99 +33,6 @@ pub struct GivenSettings<'a> {
     pub database: Option<&'a str>,
     /// The program's name, for servers' logs and views when no application name is given.
     pub program: Option<&'a str>,
-}
-
-/// Where a setting came from, for messages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Origin {
-    Given,
-    Variable(&'static str),
-    Default,
-}
-
-/// A setting's name as its user wrote it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SettingName {
-    keyword: &'static str,
-    variable: Option<&'static str>,
-}
-
-impl fmt::Display for SettingName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.variable {
-            None => f.write_str(self.keyword),
-            Some(variable) => write!(f, "{} (from the environment variable {variable})", self.keyword),
-        }
-    }
-}
-
-/// Settings that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SettingsError {
-    /// The connection string cannot be read.
-    #[error(transparent)]
-    Conninfo(#[from] ConninfoError),
-    /// A setting that this program does not support.
-    #[error("{name}={value}: {reason}\nHINT: {hint}")]
-    Unsupported {
-        /// The setting.
-        name: SettingName,
-        /// Its value.
-        value: String,
-        /// What is missing.
-        reason: &'static str,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// A value that libpq does not take either.
-    #[error("invalid {name} value: \"{value}\"")]
-    Invalid {
-        /// The setting.
-        name: SettingName,
-        /// Its value.
-        value: String,
-    },
-    /// Not a whole number.
-    #[error("invalid integer value \"{value}\" for connection option \"{name}\"")]
-    NotInteger {
-        /// The setting.
-        name: SettingName,
-        /// Its value.
-        value: String,
-    },
-    /// A port outside of 1 to 65535.
-    #[error("invalid port number: \"{0}\"")]
-    Port(String),
-    /// `hostaddr` that is no address.
-    #[error(
-        "could not parse network address \"{0}\"\nHINT: hostaddr takes an IP address; use host for a name."
-    )]
-    Address(String),
-    /// A socket path that the operating system cannot take.
-    #[error(
-        "Unix-domain socket path \"{path}\" is too long (maximum {LONGEST_SOCKET_PATH} bytes)\n\
-         HINT: give the server a shorter directory in unix_socket_directories, or connect over TCP."
-    )]
-    SocketPath {
-        /// The path.
-        path: String,
-    },
-    /// An environment variable that is no text.
-    #[error("the environment variable {0} is not valid UTF-8")]
-    NotUtf8(&'static str),
-    /// A value that would end the string it is sent in.
-    #[error("the value of {0} contains a zero byte")]
-    ZeroByte(SettingName),
-    /// No user name given, and none known to the operating system.
-    #[error("no user name is known\nHINT: give one with -U, user= or PGUSER.")]
-    NoUser,
-    /// `client_encoding=auto` in a locale whose encoding has no name here.
-    #[error(
-        "client_encoding=auto: the locale's encoding \"{0}\" is not known\n\
-         HINT: name the encoding, for example client_encoding=UTF8."
-    )]
-    LocaleEncoding(String),
 }
 
 /// A password, which no log shows.
@@ -188,54 +93,6 @@ pub struct ConnectionSettings {
     socket_directory: PathBuf,
     /// For `primary_conninfo`: every keyword's value but the password's, passfile's and database's.
     values: Vec<(&'static str, String)>,
-}
-
-/// The values of all keywords, by their place in [`KEYWORDS`].
-struct Values(Vec<Option<(String, Origin)>>);
-
-impl Values {
-    fn set(&mut self, keyword: &Keyword, value: &str, origin: Origin) {
-        let at = KEYWORDS.iter().position(|known| known.name == keyword.name).expect("from the table");
-        // Empty is as good as absent: pg_basebackup drops it, and libpq's own uses treat it so.
-        self.0[at] = (!value.is_empty()).then(|| (value.to_owned(), origin));
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&'static Keyword, &str, Origin)> {
-        let values = KEYWORDS.iter().zip(&self.0);
-        values.filter_map(|(keyword, value)| {
-            value.as_ref().map(|(value, origin)| (keyword, value.as_str(), *origin))
-        })
-    }
-
-    fn get(&self, name: &str) -> Option<(&str, SettingName)> {
-        self.iter()
-            .find(|(keyword, ..)| keyword.name == name)
-            .map(|(keyword, value, origin)| (value, setting_name(keyword, origin)))
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        self.get(name).map(|(value, _)| value.to_owned())
-    }
-
-    /// As `pqParseIntParam` reads numbers: white space around, a sign, 32 bits.
-    fn integer(&self, name: &str) -> Result<Option<i32>, SettingsError> {
-        let Some((value, name)) = self.get(name) else { return Ok(None) };
-        let number = value.trim_ascii().parse();
-        number.map(Some).map_err(|_| SettingsError::NotInteger { name, value: value.to_owned() })
-    }
-
-    fn seconds(&self, name: &str) -> Result<Option<Duration>, SettingsError> {
-        let positive = self.integer(name)?.and_then(|number| u64::try_from(number).ok()).filter(|n| *n > 0);
-        Ok(positive.map(Duration::from_secs))
-    }
-}
-
-fn setting_name(keyword: &Keyword, origin: Origin) -> SettingName {
-    let variable = match origin {
-        Origin::Variable(variable) => Some(variable),
-        Origin::Given | Origin::Default => None,
-    };
-    SettingName { keyword: keyword.name, variable }
 }
 
 impl ConnectionSettings {
@@ -412,78 +269,6 @@ fn socket_path(directory: &Path, port: u16) -> PathBuf {
     directory.join(format!(".s.PGSQL.{port}"))
 }
 
-fn gather(given: &GivenSettings<'_>, around: &Surroundings<'_>) -> Result<Values, SettingsError> {
-    let mut values = Values(KEYWORDS.iter().map(|_| None).collect());
-    for (keyword, value) in conninfo::parse(given.conninfo.unwrap_or_default())? {
-        values.set(keyword, &value, Origin::Given);
-    }
-    let flags =
-        [("host", given.host), ("port", given.port), ("user", given.user), ("dbname", given.database)];
-    for (name, value) in flags {
-        if let (Some(keyword), Some(value)) = (keyword::find(name), value.filter(|value| !value.is_empty())) {
-            values.set(keyword, value, Origin::Given);
-        }
-    }
-    for (at, keyword) in KEYWORDS.iter().enumerate() {
-        if values.0[at].is_some() {
-            continue;
-        }
-        if let Some((variable, value)) = variable_of(keyword, around)? {
-            values.set(keyword, &value, Origin::Variable(variable));
-        }
-        if let (None, Some(default)) = (&values.0[at], keyword.default) {
-            values.set(keyword, default, Origin::Default);
-        }
-    }
-    for (keyword, value, origin) in values.iter() {
-        if value.contains('\0') {
-            return Err(SettingsError::ZeroByte(setting_name(keyword, origin)));
-        }
-    }
-    Ok(values)
-}
-
-fn variable_of(
-    keyword: &Keyword,
-    around: &Surroundings<'_>,
-) -> Result<Option<(&'static str, String)>, SettingsError> {
-    let Some(variable) = keyword.variable else { return Ok(None) };
-    if let Some(value) = (around.variable)(variable) {
-        let value = value.into_string().map_err(|_| SettingsError::NotUtf8(variable))?;
-        return Ok(Some((variable, value)));
-    }
-    // The one old variable that libpq still heeds.
-    let required = |value: &OsStr| value.as_encoded_bytes().starts_with(b"1");
-    if keyword.name == "sslmode" && (around.variable)("PGREQUIRESSL").is_some_and(|value| required(&value)) {
-        return Ok(Some(("PGREQUIRESSL", "require".to_owned())));
-    }
-    Ok(None)
-}
-
-fn check(keyword: &Keyword, value: &str, origin: Origin, target: &Target) -> Result<(), SettingsError> {
-    let name = setting_name(keyword, origin);
-    let refuse = |lack: Lack| {
-        // libpq makes no TLS on a Unix socket whatever the settings say, and documents it.
-        if lack == Lack::Tls && matches!(target, Target::Unix { .. }) && keyword.name != "channel_binding" {
-            return Ok(());
-        }
-        let hidden = matches!(
-            keyword.name,
-            "sslpassword" | "scram_client_key" | "scram_server_key" | "oauth_client_secret"
-        );
-        let value = if hidden { "(hidden)" } else { value }.to_owned();
-        Err(SettingsError::Unsupported { name, value, reason: lack.name(), hint: lack.hint() })
-    };
-    match keyword.rule {
-        Rule::Used => Ok(()),
-        Rule::Later(_) if keyword.default == Some(value) => Ok(()),
-        Rule::Later(lack) => refuse(lack),
-        Rule::Only { honoured, .. } if honoured.contains(&value) => Ok(()),
-        Rule::Only { later, lack, .. } if later.contains(&value) => refuse(lack),
-        Rule::Only { .. } => Err(SettingsError::Invalid { name, value: value.to_owned() }),
-    }
-}
-
 fn target_of(values: &Values, around: &Surroundings<'_>) -> Result<Target, SettingsError> {
     for name in ["host", "hostaddr", "port"] {
         if let Some((value, name)) = values.get(name).filter(|(value, _)| value.contains(',')) {
@@ -548,3 +333,6 @@ fn parameters(
     }
     Ok(parameters)
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ impl Cluster {
     /// Makes a new data directory with `initdb`. `dir` is absent (its parent exists) or empty.
     ///
     /// # Errors
-    /// [`PostmasterError::Init`] with what `initdb` said, [`PostmasterError::Unreachable`],
+    /// [`PostmasterError::Init`] with what `initdb` said, [`PostmasterError::NotEmpty`], [`PostmasterError::Unreachable`],
     /// [`PostmasterError::NoAccount`] or [`PostmasterError::Io`].
     pub fn init(program: &ServerProgram, dir: &Path, options: &InitOptions) -> Result<Self, PostmasterError> {
         let run_as = Unprivileged::resolve()?;
@@ -67,12 +67,12 @@ impl Cluster {
     /// `postgres` without a password; see [`with_login`](Self::with_login).
     ///
     /// # Errors
-    /// [`PostmasterError::NotACluster`] where the directory is not one of the program's version,
+    /// [`PostmasterError::NotACluster`] where the directory is not one of the program's version, or in use;
     /// [`PostmasterError::ForeignTarget`], [`PostmasterError::Unreachable`] or [`PostmasterError::Io`].
     pub fn from_backup(program: &ServerProgram, dir: &Path) -> Result<Self, PostmasterError> {
         let run_as = Unprivileged::resolve()?;
         let data_dir = fs::canonicalize(dir).map_err(PostmasterError::io("resolve", dir))?;
-        check_version(program, &data_dir)?;
+        check_backup(program, &data_dir)?;
         run_as.reach(&program.postgres())?;
         run_as.reach(&data_dir)?;
         let outside = outside_directories(&data_dir)?;
@@ -202,7 +202,7 @@ impl RunDir {
             .prefix("pgstrata-")
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(&base)
-            .map_err(PostmasterError::io("create a directory in", &base))?;
+            .map_err(PostmasterError::io("create a directory in it", &base))?;
         run_as.own(dir.path())?;
         Ok(Self::Ours(dir))
     }
@@ -215,7 +215,7 @@ impl RunDir {
     }
 }
 
-fn check_version(program: &ServerProgram, data_dir: &Path) -> Result<(), PostmasterError> {
+fn check_backup(program: &ServerProgram, data_dir: &Path) -> Result<(), PostmasterError> {
     let expected = program.version.major().to_string();
     let path = data_dir.join("PG_VERSION");
     let found = match fs::read_to_string(&path) {
@@ -225,6 +225,12 @@ fn check_version(program: &ServerProgram, data_dir: &Path) -> Result<(), Postmas
     };
     if let Some(found) = found {
         return Err(PostmasterError::NotACluster { path, found, expected: format!("version {expected:?}") });
+    }
+    // Before anything changes hands: a backup holds no lock file, a data directory in use does.
+    let path = data_dir.join("postmaster.pid");
+    if path.exists() {
+        let (found, expected) = ("a server's lock file".to_owned(), "none, as in a backup".to_owned());
+        return Err(PostmasterError::NotACluster { path, found, expected });
     }
     let path = data_dir.join("global/pg_control");
     match fs::metadata(&path) {
@@ -323,14 +329,14 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_refused() {
+    fn what_is_no_backup_of_the_version_is_refused() {
         let data = data_dir();
         let program = ServerProgram {
             bin_dir: "/nowhere".into(),
             version: pgstrata_protocol::ServerVersion(170_010),
             origin: super::super::Origin::Named,
         };
-        let found = |dir: &Path| check_version(&program, dir).map_err(|error| error.to_string());
+        let found = |dir: &Path| check_backup(&program, dir).map_err(|error| error.to_string());
         assert!(found(data.path()).unwrap_err().contains("No such file"));
         fs::write(data.path().join("PG_VERSION"), "16\n").unwrap();
         assert!(found(data.path()).unwrap_err().contains("version \"16\", expected version \"17\""));
@@ -338,5 +344,7 @@ mod tests {
         assert!(found(data.path()).unwrap_err().contains("pg_control"));
         fs::write(data.path().join("global/pg_control"), "").unwrap();
         assert_eq!(found(data.path()), Ok(()));
+        fs::write(data.path().join("postmaster.pid"), "1\n").unwrap();
+        assert!(found(data.path()).unwrap_err().contains("lock file"));
     }
 }

@@ -113,6 +113,18 @@ pub enum PostmasterError {
         found: String,
     },
 
+    /// A place for a new data directory is taken.
+    #[error(
+        "{path}: holds {found:?}, expected an empty or absent directory\n\
+             HINT: choose another directory, or empty this one yourself."
+    )]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// The first entry in it.
+        found: String,
+    },
+
     /// A data directory does not fit the program, or is none.
     #[error(
         "{path}: {found}, expected {expected}\n\

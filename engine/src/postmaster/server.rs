@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::pidfile::PidFile;
 use super::port::ReservedPort;
+use super::processes::{children_of, poll_exit};
 use super::{Cluster, PostmasterError, ServerProgram, keeper};
 
 /// How often `postmaster.pid` is read while the server starts.
@@ -85,7 +85,7 @@ impl Server {
         loop {
             let log_start = fs::metadata(cluster.log_path()).map_or(0, |meta| meta.len());
             let reserved = ReservedPort::new(port.unwrap_or(0))
-                .map_err(PostmasterError::io("reserve a port for", &cluster.data_dir))?;
+                .map_err(PostmasterError::io("reserve a port for its server", &cluster.data_dir))?;
             let mut server = Self::spawn(cluster, settings, reserved.number())?;
             match server.wait_until_ready(limit) {
                 Err(PostmasterError::Died { .. })
@@ -133,7 +133,7 @@ impl Server {
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(PostmasterError::io("watch", &program)(error.into()))
+                Err(PostmasterError::io("watch the process of", &program)(error.into()))
             }
         }
     }
@@ -194,9 +194,8 @@ impl Server {
     /// # Errors
     /// [`PostmasterError::Io`] where it has ended.
     pub fn signal(&self, signal: Signal) -> Result<(), PostmasterError> {
-        rustix::process::pidfd_send_signal(&self.pidfd, signal).map_err(|error| {
-            PostmasterError::io("signal the server of", &self.cluster.data_dir)(error.into())
-        })
+        rustix::process::pidfd_send_signal(&self.pidfd, signal)
+            .map_err(|error| PostmasterError::io("signal its server", &self.cluster.data_dir)(error.into()))
     }
 
     /// Whether the postmaster still runs.
@@ -256,22 +255,24 @@ impl Server {
     /// A connection string over TCP for the superuser and the database `postgres`.
     #[must_use]
     pub fn conninfo(&self) -> String {
-        self.conninfo_by("127.0.0.1")
+        self.conninfo_by("127.0.0.1", "postgres")
     }
 
     /// A connection string over the Unix socket for the superuser and the database `postgres`.
     #[must_use]
     pub fn socket_conninfo(&self) -> String {
-        self.conninfo_by(&self.socket_dir().to_string_lossy())
+        self.database_conninfo("postgres")
     }
 
-    fn conninfo_by(&self, host: &str) -> String {
-        let mut text = format!(
-            "host={} port={} user={} dbname=postgres",
-            quoted(host),
-            self.port,
-            quoted(&self.cluster.user)
-        );
+    /// A connection string over the Unix socket for the superuser and any database.
+    #[must_use]
+    pub fn database_conninfo(&self, database: &str) -> String {
+        self.conninfo_by(&self.socket_dir().to_string_lossy(), database)
+    }
+
+    fn conninfo_by(&self, host: &str, database: &str) -> String {
+        let (host, user, database) = (quoted(host), quoted(&self.cluster.user), quoted(database));
+        let mut text = format!("host={host} port={} user={user} dbname={database}", self.port);
         if let Some(password) = &self.cluster.password {
             let _ = write!(text, " password={}", quoted(password));
         }
@@ -304,7 +305,7 @@ impl Server {
         self.signal(Signal::STOP)?;
         let backends = children_of(self.child.id());
         self.signal(Signal::KILL)?;
-        let fail = |error| PostmasterError::io("wait for the server of", &self.cluster.data_dir)(error);
+        let fail = |error| PostmasterError::io("wait for its server", &self.cluster.data_dir)(error);
         self.child.wait().map_err(fail)?;
         let backends: Vec<&OwnedFd> = backends.iter().collect();
         if !poll_exit(&backends, ORPHANS_WITHIN).map_err(fail)? {
@@ -320,7 +321,7 @@ impl Server {
     fn wait_for_exit(&mut self, limit: Duration) -> Result<Option<ExitStatus>, PostmasterError> {
         let exited = poll_exit(&[&self.pidfd], limit)
             .and_then(|exited| if exited { self.child.wait().map(Some) } else { Ok(None) });
-        exited.map_err(|error| PostmasterError::io("wait for the server of", &self.cluster.data_dir)(error))
+        exited.map_err(|error| PostmasterError::io("wait for its server", &self.cluster.data_dir)(error))
     }
 }
 
@@ -330,44 +331,6 @@ impl Drop for Server {
             tracing::warn!(%error, "a server did not stop when it was dropped");
         }
     }
-}
-
-/// Waits until all processes have ended; false where the time was up first.
-fn poll_exit(processes: &[&OwnedFd], limit: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + limit;
-    for process in processes {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-            match rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) => return Ok(false),
-                Ok(_) => break,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(true)
-}
-
-/// Handles on the processes whose parent is `parent`. Those that end while we look are left out.
-fn children_of(parent: u32) -> Vec<OwnedFd> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter_map(|pid| {
-        let open = || rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok();
-        let handle = open()?;
-        // The number was read before the handle was opened: only now is it sure whose child this is.
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        (parent_in_stat(&stat)? == parent).then_some(handle)
-    })
-    .collect()
-}
-
-/// The fourth field of proc_pid_stat(5). The second is a name in parentheses that may hold anything.
-fn parent_in_stat(stat: &str) -> Option<u32> {
-    let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn quoted(value: &str) -> String {
@@ -410,18 +373,6 @@ mod tests {
             (r"o'\x", r"'o\'\\x'"),
         ] {
             assert_eq!(quoted(value), expected);
-        }
-    }
-
-    #[test]
-    fn parents_are_read_whatever_the_name() {
-        for (stat, expected) in [
-            ("12 (postgres) S 7 12 12 0", Some(7)),
-            ("12 (a) b) (c) R 99 1", Some(99)),
-            ("12 (x) S", None),
-            ("", None),
-        ] {
-            assert_eq!(parent_in_stat(stat), expected, "{stat}");
         }
     }
 

@@ -1,5 +1,5 @@
 //! A back end that spoils another one's attempts, for tests: failures at a chosen attempt, short results,
-//! late and reordered completions. The same seed and the same calls give the same faults.
+//! late and reordered completions. The same seed gives the same short results for the same operations.
 //!
 //! It sits below the layer that resumes short operations, so what that layer does about real short results
 //! is what it does about these.
@@ -119,6 +119,7 @@ impl FaultPlan {
 pub(super) struct FaultyDisk {
     inner: Box<dyn RawDisk>,
     plan: FaultPlan,
+    /// Chooses the order of completions.
     random: Random,
     fresh: Vec<Attempted>,
     /// Over, but not told yet.
@@ -132,24 +133,35 @@ impl FaultyDisk {
     }
 
     /// Direct I/O moves whole units, so the cut falls between them.
-    fn shorten(&mut self, attempt: &mut Attempt) {
+    fn shorten(&self, attempt: &mut Attempt) {
         let unit = attempt.operation.file.alignment();
         let units = (attempt.end - attempt.done).div_ceil(unit);
         if units > 1 {
-            let kept = 1 + self.random.below(units - 1);
+            let kept = 1 + self.fate(attempt).below(units - 1);
             attempt.end = attempt.end.min(attempt.done + kept * unit);
         }
     }
 
     /// Tells of fewer bytes than were moved, inside a unit, as a torn transfer would.
-    fn underreport(&mut self, attempted: &mut Attempted) {
+    fn underreport(&self, attempted: &mut Attempted) {
+        let mut fate = self.fate(&attempted.attempt);
         let unit = attempted.attempt.operation.file.alignment();
         if let Ok(moved) = &mut attempted.result
             && *moved > 1
-            && self.random.below(2) == 0
+            && fate.below(2) == 0
         {
-            *moved -= self.random.below(unit.min(*moved));
+            *moved -= fate.below(unit.min(*moved));
         }
+    }
+
+    /// What happens to an attempt depends on the seed and on where it is in its operation, but not on the
+    /// order in which the disk happens to complete others.
+    fn fate(&self, attempt: &Attempt) -> Random {
+        let mut random = Random(self.plan.seed);
+        for part in [attempt.operation.token, attempt.done as u64, u64::from(attempt.stalls)] {
+            random.0 = random.next() ^ part;
+        }
+        random
     }
 }
 

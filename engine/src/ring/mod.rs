@@ -9,6 +9,8 @@
 //! and `threads` carry them out.
 
 mod attempt;
+#[cfg(test)]
+mod conformance;
 mod doorbell;
 mod error;
 mod faulty;

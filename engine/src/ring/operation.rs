@@ -24,9 +24,9 @@ pub struct Operation {
 /// What an operation does. Offsets and lengths are in bytes.
 #[derive(Debug)]
 pub enum OperationKind {
-    /// Writes the first `length` bytes of `buffer` at `offset`. On a file with an alignment both must be
-    /// multiples of it, and `length` may exceed the filled part up to the next multiple: the difference is
-    /// written as zeros, for the caller to truncate away.
+    /// Writes the first `length` bytes of `buffer` at `offset`. Both must be multiples of the file's
+    /// alignment, so `length` may exceed the filled part up to the next multiple of the disk's: the
+    /// difference is written as zeros, for the caller to truncate away.
     Write {
         /// The data.
         buffer: PageBuffer,
@@ -84,7 +84,6 @@ pub trait Disk: Send {
     ///
     /// # Errors
     /// Gives the operation back when [`depth`](Self::depth) operations are in flight.
-    #[expect(clippy::result_large_err, reason = "the operation goes back by value, without an allocation")]
     fn submit(&mut self, operation: Operation) -> Result<(), Operation>;
 
     /// Starts what was queued and appends what has finished to `done`, with at most one system call.

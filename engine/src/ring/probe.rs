@@ -228,3 +228,49 @@ fn file_system_name(magic: i128) -> String {
     };
     name.to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    #[test]
+    fn leaves_nothing_behind_and_says_why() {
+        let folder = TempDir::new().expect("folder");
+        let report = probe(folder.path(), None).expect("something works");
+        assert!(report.reason.contains("works here") || report.mode == IoMode::Threads, "{}", report.reason);
+        assert!(report.alignment.is_power_of_two());
+        assert!(!report.kernel.release.is_empty() && !report.kernel.file_system.is_empty());
+        assert_eq!(std::fs::read_dir(folder.path()).expect("list").count(), 0);
+    }
+
+    #[test]
+    fn each_mode_asked_for_is_used_or_refused() {
+        let folder = TempDir::new().expect("folder");
+        for mode in IoMode::ALL {
+            match probe(folder.path(), Some(mode)) {
+                Ok(report) => {
+                    assert_eq!(report.mode, mode);
+                    assert!(report.reason.ends_with("as asked for"), "{}", report.reason);
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(text.contains(&format!("--io={mode}")) && text.contains("HINT: "), "{text}");
+                }
+            }
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).expect("list").count(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_takes_no_files_is_an_error() {
+        let folder = TempDir::new().expect("folder");
+        let file = folder.path().join("file");
+        std::fs::write(&file, b"x").expect("write");
+        for place in [folder.path().join("missing"), file, "/proc/self".into()] {
+            let error = probe(&place, None).expect_err("refused");
+            assert!(matches!(error, RingError::Scratch { .. }), "{}: {error}", place.display());
+            assert!(error.to_string().contains("HINT: "));
+        }
+    }
+}

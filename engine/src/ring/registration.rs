@@ -14,10 +14,28 @@ pub enum Registered {
     No(String),
 }
 
-/// The outcome when registering `pool` failed with `error`.
-pub(super) fn refused(error: &io::Error, pool: &BufferPool) -> Registered {
+/// Whether registering `pool` is worth a try, or why not.
+pub(super) fn worth_trying(pool: &BufferPool) -> Result<(), String> {
+    let privileged = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::IPC_LOCK));
+    decide(pool.count().saturating_mul(pool.buffer_size()), memlock_limit(), privileged)
+}
+
+/// The limit is the user's, not the process's, and a ring's own memory counts too (from kernel 6.14 on). A
+/// registration that takes most of it would starve the rings that are opened next, so it may take a quarter.
+fn decide(bytes: usize, limit: Option<u64>, privileged: bool) -> Result<(), String> {
+    match limit {
+        Some(limit) if !privileged && bytes as u64 > limit / 4 => Err(format!(
+            "{bytes} bytes of buffers are more than a quarter of the locked-memory limit of {limit} bytes (ulimit -l)"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Why registering `pool` failed with `error`.
+pub(super) fn refused(error: &io::Error, pool: &BufferPool) -> String {
     let bytes = pool.count().saturating_mul(pool.buffer_size());
-    Registered::No(why_not_registered(error, bytes, memlock_limit()))
+    why_not_registered(error, bytes, memlock_limit())
 }
 
 /// The soft limit on locked memory, in bytes; none when it is unlimited.
@@ -60,6 +78,22 @@ fn explain_ring_error(error: &io::Error, setting: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn registration_leaves_room_under_the_limit() {
+        let rows = [
+            (1 << 20, None, false, true),
+            (1 << 20, Some(8 << 20), false, true),
+            (2 << 20, Some(8 << 20), false, true),
+            ((2 << 20) + 1, Some(8 << 20), false, false),
+            (64 << 20, Some(8 << 20), true, true),
+            (4096, Some(0), false, false),
+        ];
+        for (bytes, limit, privileged, expected) in rows {
+            let decision = decide(bytes, limit, privileged);
+            assert_eq!(decision.is_ok(), expected, "{bytes} {limit:?} {privileged}: {decision:?}");
+        }
+    }
 
     #[test]
     fn a_refused_registration_names_the_limit() {

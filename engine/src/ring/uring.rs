@@ -16,9 +16,16 @@ use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 /// The `user_data` of the read that waits for the doorbell; slots count up from 0.
 const BELL: u64 = u64::MAX;
+
+/// The memory of a closed ring counts against the user's locked-memory limit until the kernel has freed it
+/// in the background, and nothing tells when. Under a small limit (64 KiB in many containers) a ring opened
+/// right after another was closed, as after a probe, needs that moment.
+const NO_MEMORY_TRIES: u32 = 40;
+const NO_MEMORY_PAUSE: Duration = Duration::from_millis(5);
 
 /// The operations a ring must know, with their names for messages (linux/io_uring.h, kernel 5.6).
 const NEEDED: [(u8, &str); 5] = [
@@ -56,20 +63,42 @@ impl UringDisk {
     ) -> Result<(Self, Registered), RingError> {
         // One more than the slots, for the doorbell: a push never finds the queue full.
         let entries = u32::try_from(depth + 1).unwrap_or(u32::MAX);
-        let (ring, enabled) = build(entries)?;
+        let (ring, flavor) = build(entries)?;
+        Self::over(ring, flavor, mode, depth, pool)
+    }
+
+    /// As `open`, but as on a kernel that knows no flags.
+    #[cfg(test)]
+    pub(super) fn open_plain(
+        mode: IoMode,
+        depth: usize,
+        pool: Option<&BufferPool>,
+    ) -> Result<(Self, Registered), RingError> {
+        let entries = u32::try_from(depth + 1).unwrap_or(u32::MAX);
+        let ring = build_flavor(Flavor::Plain, entries)
+            .map_err(|error| RingError::NoRing { reason: registration::why_no_ring(&error) })?;
+        Self::over(ring, Flavor::Plain, mode, depth, pool)
+    }
+
+    fn over(
+        ring: IoUring,
+        flavor: Flavor,
+        mode: IoMode,
+        depth: usize,
+        pool: Option<&BufferPool>,
+    ) -> Result<(Self, Registered), RingError> {
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)
             .map_err(|error| RingError::Setup { what: "an eventfd", source: error.into() })?;
         let bell_value = MmapMut::map_anon(size_of::<u64>())
             .map_err(|source| RingError::Setup { what: "a page of memory", source })?;
-        let registered = pool.map(|pool| (pool, register(&ring, pool)));
-        let (registered, outcome) = match registered {
-            Some((pool, Ok(()))) => (Some(pool.clone()), Registered::Yes),
-            Some((pool, Err(error))) => (None, registration::refused(&error, pool)),
+        let (registered, outcome) = match pool.map(|pool| register(&ring, pool)) {
+            Some(Ok(())) => (pool.cloned(), Registered::Yes),
+            Some(Err(reason)) => (None, Registered::No(reason)),
             None => (None, Registered::No("no pool was given".to_owned())),
         };
         let disk = Self {
             ring,
-            enabled,
+            enabled: flavor == Flavor::Plain,
             mode,
             slots: (0..depth).map(|_| None).collect(),
             vacant: (0..depth).rev().collect(),
@@ -245,24 +274,49 @@ fn outcome(entry: &cqueue::Entry) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()))
 }
 
-/// Makes a ring, with the flags that save the most interrupts first. The flag says whether it runs already.
-fn build(entries: u32) -> Result<(IoUring, bool), RingError> {
-    // Deferred task work needs 6.1. Disabled until first used, since that is what binds it to a thread.
-    let modern = IoUring::builder()
-        .setup_r_disabled()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .setup_submit_all()
-        .build(entries);
-    let (ring, enabled) = match modern {
-        Ok(ring) => (ring, false),
+/// How a ring is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flavor {
+    /// With the flags that save the most interrupts (Linux 6.1). Disabled until it is first used, since
+    /// that is what binds it to a thread.
+    Deferred,
+    /// Without any flags, for older kernels.
+    Plain,
+}
+
+/// Makes the best ring that the kernel knows.
+fn build(entries: u32) -> Result<(IoUring, Flavor), RingError> {
+    let no_ring = |error: io::Error| RingError::NoRing { reason: registration::why_no_ring(&error) };
+    match build_flavor(Flavor::Deferred, entries) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            let plain = IoUring::new(entries);
-            (plain.map_err(|error| RingError::NoRing { reason: registration::why_no_ring(&error) })?, true)
+            let ring = build_flavor(Flavor::Plain, entries).map_err(no_ring)?;
+            Ok((require_operations(ring)?, Flavor::Plain))
         }
-        Err(error) => return Err(RingError::NoRing { reason: registration::why_no_ring(&error) }),
-    };
+        ring => Ok((require_operations(ring.map_err(no_ring)?)?, Flavor::Deferred)),
+    }
+}
+
+fn build_flavor(flavor: Flavor, entries: u32) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    if flavor == Flavor::Deferred {
+        builder
+            .setup_r_disabled()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all();
+    }
+    for _ in 0..NO_MEMORY_TRIES {
+        match builder.build(entries) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => std::thread::sleep(NO_MEMORY_PAUSE),
+            built => return built,
+        }
+    }
+    builder.build(entries)
+}
+
+/// Refuses a ring that cannot do what is asked of it here.
+fn require_operations(ring: IoUring) -> Result<IoUring, RingError> {
     let mut probe = Probe::new();
     let missing = match ring.submitter().register_probe(&mut probe) {
         Ok(()) => NEEDED.iter().find(|(code, _)| !probe.is_supported(*code)).map(|(_, name)| *name),
@@ -273,14 +327,17 @@ fn build(entries: u32) -> Result<(IoUring, bool), RingError> {
         Some(name) => Err(RingError::NoRing {
             reason: format!("the kernel lacks {name}; a ring needs Linux 5.6 or newer"),
         }),
-        None => Ok((ring, enabled)),
+        None => Ok(ring),
     }
 }
 
-fn register(ring: &IoUring, pool: &BufferPool) -> io::Result<()> {
+/// Pins the pool's buffers, or says why not.
+fn register(ring: &IoUring, pool: &BufferPool) -> Result<(), String> {
+    registration::worth_trying(pool)?;
     // SAFETY: the ranges stay mapped while any handle of the pool lives. On success the disk keeps one next
     // to the ring, and the kernel holds its own references to the pinned pages.
-    unsafe { ring.submitter().register_buffers(&pool.as_iovecs()) }
+    let registered = unsafe { ring.submitter().register_buffers(&pool.as_iovecs()) };
+    registered.map_err(|error| registration::refused(&error, pool))
 }
 
 fn build_entry(attempt: &mut Attempt, registered: Option<&BufferPool>) -> squeue::Entry {

@@ -117,13 +117,14 @@ fn complete(operation: Operation, result: io::Result<usize>) -> Completion {
     Completion { token, file, buffer, result }
 }
 
-/// Refuses what must not reach the kernel; else tells the bytes to move.
-fn check(operation: &Operation, disk_alignment: usize) -> io::Result<usize> {
+/// Refuses what must not reach the kernel; else tells the bytes to move. A write may be padded to the disk's
+/// alignment even where its file would do with a smaller one or with none.
+fn check(operation: &Operation, padding: usize) -> io::Result<usize> {
     let file = &operation.file;
     let (most, offset, length) = match &operation.kind {
         OperationKind::Sync { .. } => return file.failure().map_or(Ok(0), Err),
         OperationKind::Write { buffer, offset, length } => {
-            let filled = buffer.len().next_multiple_of(file.alignment().max(disk_alignment));
+            let filled = buffer.len().next_multiple_of(padding.max(file.alignment()));
             (filled.min(buffer.capacity()), *offset, *length)
         }
         OperationKind::Read { buffer, offset, length } => (buffer.capacity(), *offset, *length),
@@ -201,7 +202,11 @@ fn resume(attempt: &mut Attempt, reached: usize, length: usize) -> Verdict {
         attempt.stalls += 1;
         if attempt.stalls > MAX_STALLS {
             let message = format!("no progress in {MAX_STALLS} tries, {next} of {length} bytes done");
-            return Verdict::Finished(Err(io::Error::new(io::ErrorKind::WriteZero, message)));
+            let kind = match attempt.operation.kind {
+                OperationKind::Read { .. } => io::ErrorKind::UnexpectedEof,
+                OperationKind::Write { .. } | OperationKind::Sync { .. } => io::ErrorKind::WriteZero,
+            };
+            return Verdict::Finished(Err(io::Error::new(kind, message)));
         }
     }
     attempt.done = next;

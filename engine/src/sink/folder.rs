@@ -65,7 +65,7 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Creates `path` and its missing parents, all with `mode`. Returns the topmost folder that it made.
+/// Creates `path` and its missing parents, all with `mode`, or none of them. Returns the topmost folder that it made.
 pub fn create_folder(path: &Path, mode: u32) -> io::Result<Option<PathBuf>> {
     use std::os::unix::fs::DirBuilderExt;
     let mut missing = Vec::new();
@@ -76,9 +76,16 @@ pub fn create_folder(path: &Path, mode: u32) -> io::Result<Option<PathBuf>> {
             Err(error) => return Err(error),
         }
     }
-    for folder in missing.iter().rev() {
-        std::fs::DirBuilder::new().mode(mode).create(folder)?;
-        std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    let permissions: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    for (number, folder) in missing.iter().rev().enumerate() {
+        let created = std::fs::DirBuilder::new().mode(mode).create(folder);
+        if let Err(error) = created.and_then(|()| std::fs::set_permissions(folder, permissions.clone())) {
+            for made in missing.iter().rev().take(number).rev() {
+                // Empty and ours; where that is not so any more, it stays.
+                let _ = std::fs::remove_dir(made);
+            }
+            return Err(error);
+        }
     }
     Ok(missing.last().map(|path| path.to_path_buf()))
 }

@@ -2,4 +2,4 @@
 
 mod stream;
 
-pub use stream::{StreamEnd, StreamSource};
+pub use stream::{ExpectedStream, StreamEnd, StreamSource};

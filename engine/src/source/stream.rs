@@ -40,6 +40,8 @@ pub struct StreamSource<'a> {
     in_last_file: bool,
     /// Whether the server may fall silent after that file.
     may_wait: bool,
+    /// Whether the base archive has brought its control file, without which there is no cluster.
+    has_control_file: bool,
 }
 
 /// How archives follow each other in the stream.
@@ -53,6 +55,19 @@ enum Layout {
     },
 }
 
+/// What a stream is going to bring.
+#[derive(Debug)]
+pub struct ExpectedStream {
+    /// All archives in one copy of typed messages, as servers from 15 on send them.
+    pub typed: bool,
+    /// The server was asked to wait for its WAL archive before it ends.
+    pub may_wait: bool,
+    /// The server's tablespaces as it lists them, the base directory last.
+    pub tablespaces: Vec<Archive>,
+    /// Where the manifest goes, if one was asked for.
+    pub manifest: Option<File>,
+}
+
 /// What the server said at the end.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamEnd {
@@ -61,18 +76,15 @@ pub struct StreamEnd {
 }
 
 impl<'a> StreamSource<'a> {
-    /// A source for a stream that stands where its first copy begins. `may_wait` says that the server was asked
-    /// to wait for its archive before it ends.
+    /// A source for a stream that stands where its first copy begins.
     pub fn new(
-        typed: bool,
-        may_wait: bool,
-        tablespaces: Vec<Archive>,
+        expected: ExpectedStream,
         sink: &'a mut dyn Sink,
         feeder: Feeder,
-        manifest: Option<File>,
         progress: &'a Progress,
         observer: &'a dyn Observer,
     ) -> Self {
+        let ExpectedStream { typed, may_wait, tablespaces, manifest } = expected;
         let layout = if typed { Layout::Typed(ArchiveDecoder::new()) } else { Layout::Untyped { ended: 0 } };
         Self {
             sink,
@@ -88,6 +100,7 @@ impl<'a> StreamSource<'a> {
             in_file: false,
             may_wait,
             in_last_file: false,
+            has_control_file: false,
         }
     }
 
@@ -228,6 +241,9 @@ impl<'a> StreamSource<'a> {
     }
 
     fn begin_member(&mut self, header: &TarMember) -> Result<(), Failure> {
+        if !self.has_place(header)? {
+            return Ok(());
+        }
         let MemberKind::File { size } = header.kind else {
             return self.sink.begin_member(&mut self.feeder, header, None);
         };
@@ -237,9 +253,58 @@ impl<'a> StreamSource<'a> {
         let member = Member { sequence: self.members, path, size };
         self.members += 1;
         self.in_file = true;
-        self.in_last_file =
-            header.path.as_bytes() == b"global/pg_control" && self.prefix.as_ref().is_some_and(Vec::is_empty);
+        self.in_last_file = header.path.as_bytes() == b"global/pg_control" && self.in_base();
+        self.has_control_file |= self.in_last_file;
         self.sink.begin_member(&mut self.feeder, header, Some(member))
+    }
+
+    /// Whether the open archive is the data directory.
+    fn in_base(&self) -> bool {
+        self.prefix.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// Refuses what a server has no reason to send: links that are no tablespaces or contradict its own list of
+    /// them, and members of a tablespace that lie beside its version's folder. Says whether the member is to be kept.
+    fn has_place(&self, header: &TarMember) -> Result<bool, Failure> {
+        let path = header.path.as_bytes();
+        if let MemberKind::Symlink { target } = &header.kind {
+            return self.is_listed(path, target);
+        }
+        let top = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+        if self.in_base() || is_version_folder(top) {
+            return Ok(true);
+        }
+        let found = path.escape_ascii();
+        Err(broken(&format!(
+            "a tablespace holds \"{found}\", expected only a folder such as PG_15_202209061"
+        )))
+    }
+
+    /// A tablespace that was made after the server listed them has its link in the stream, but no archive.
+    /// Replay makes it anew, link included; what the link leads to here is the live server's, so it is left out.
+    fn is_listed(&self, path: &[u8], target: &[u8]) -> Result<bool, Failure> {
+        let refuse = |why: &str| {
+            let (path, target) = (path.escape_ascii(), target.escape_ascii());
+            Err(Failure::stream(format!("link \"{path}\" to \"{target}\""), &why))
+        };
+        let oid = path.strip_prefix(b"pg_tblspc/").filter(|_| self.in_base());
+        let Some(oid) = oid.and_then(|oid| std::str::from_utf8(oid).ok()?.parse::<u32>().ok()) else {
+            return refuse("only pg_tblspc/OID may be a link");
+        };
+        let named = |archive: &&Archive| archive.tablespace == Some(oid);
+        match self.tablespaces.iter().find(named) {
+            None => {
+                self.observer.warning(&format!(
+                    "tablespace {oid} was created while the backup ran; its link is left to WAL replay"
+                ));
+                Ok(false)
+            }
+            Some(archive) if archive.location == target => Ok(true),
+            Some(archive) => {
+                let listed = archive.location.escape_ascii();
+                refuse(&format!("the server's list of tablespaces says \"{listed}\""))
+            }
+        }
     }
 
     fn on_manifest_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -264,8 +329,23 @@ impl<'a> StreamSource<'a> {
         if done != expected {
             return Err(broken(&format!("{done} archives arrived, expected {expected}")));
         }
+        if !self.has_control_file {
+            return Err(broken(&"the data directory came without global/pg_control"));
+        }
         Ok(())
     }
+}
+
+/// `TABLESPACE_VERSION_DIRECTORY` (`common/relpath.h`): `PG_`, the major version, `_`, the catalogue's version.
+fn is_version_folder(name: &[u8]) -> bool {
+    let mut parts = name.split(|byte| *byte == b'_');
+    let is_number = |part: Option<&[u8]>| {
+        part.is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
+    };
+    parts.next() == Some(b"PG")
+        && is_number(parts.next())
+        && is_number(parts.next())
+        && parts.next().is_none()
 }
 
 fn broken(error: &dyn std::fmt::Display) -> Failure {

@@ -124,6 +124,12 @@ impl QueryReply {
         &self.results
     }
 
+    /// Whether anything of the reply itself has come: notices do not count.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        !matches!(self.state, State::Between) || !self.results.is_empty() || !self.tags.is_empty()
+    }
+
     /// Takes the results that are complete so far.
     pub fn take_results(&mut self) -> Vec<ResultSet> {
         std::mem::take(&mut self.results)

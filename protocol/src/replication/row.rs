@@ -1,12 +1,23 @@
 //! The answers to replication commands, as checked values.
 
+use std::num::NonZeroU32;
+
 use bytes::Bytes;
 
 use super::result_set::{ResultError, ResultSet};
 use crate::{Lsn, TimelineId};
 
 const A_POSITION: &str = "a log position such as 16/B374D848";
-const A_TIMELINE: &str = "a timeline number";
+const A_TIMELINE: &str = "a timeline number, which is at least 1";
+
+fn timeline(
+    result: &ResultSet,
+    command: &'static str,
+    column: &'static str,
+) -> Result<TimelineId, ResultError> {
+    let number: NonZeroU32 = result.parse(command, 0, column, A_TIMELINE)?;
+    Ok(TimelineId(number.get()))
+}
 
 /// The answer to `IDENTIFY_SYSTEM`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +39,7 @@ impl IdentifySystem {
         result.one_row(command)?;
         Ok(Self {
             system_identifier: result.parse(command, 0, "systemid", "a 64-bit number")?,
-            timeline: TimelineId(result.parse(command, 0, "timeline", A_TIMELINE)?),
+            timeline: timeline(result, command, "timeline")?,
             flushed: result.parse(command, 0, "xlogpos", A_POSITION)?,
             database: result.parse_optional(command, 0, "dbname", "a name in UTF-8")?,
         })
@@ -112,7 +123,7 @@ impl BackupPosition {
         result.one_row(command)?;
         Ok(Self {
             lsn: result.parse(command, 0, "recptr", A_POSITION)?,
-            timeline: TimelineId(result.parse(command, 0, "tli", A_TIMELINE)?),
+            timeline: timeline(result, command, "tli")?,
         })
     }
 }
@@ -169,7 +180,7 @@ impl TimelineEnd {
         let command = "START_REPLICATION";
         result.one_row(command)?;
         Ok(Self {
-            next: TimelineId(result.parse(command, 0, "next_tli", A_TIMELINE)?),
+            next: timeline(result, command, "next_tli")?,
             start: result.parse(command, 0, "next_tli_startpos", A_POSITION)?,
         })
     }

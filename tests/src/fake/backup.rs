@@ -114,24 +114,37 @@ impl FakeBackup {
     /// Every message of the answer to BASE_BACKUP, the last one being ready-for-query.
     #[must_use]
     pub fn messages(&self) -> Vec<Vec<u8>> {
+        self.messages_with_base(&self.base_archive())
+    }
+
+    /// The base archive in the pieces that the server sends it in.
+    #[must_use]
+    pub fn base_archive(&self) -> Vec<Vec<u8>> {
+        let end = (self.major >= TYPED_MESSAGES).then(|| vec![0; 1024]);
+        archive(&self.members).chain(end).collect()
+    }
+
+    /// As [`messages`](Self::messages), with other bytes for the base archive; an honest manifest still fits the
+    /// members.
+    #[must_use]
+    pub fn messages_with_base(&self, base: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let mut messages = position(&self.start);
         messages.push(row_description(&["spcoid", "spclocation", "size"]));
         for tablespace in &self.tablespaces {
             messages.push(data_row(&[Some(&tablespace.oid), Some(&tablespace.location), Some("100")]));
         }
         messages.extend([data_row(&[None, None, Some("1000")]), command_complete("SELECT")]);
-        let archives = self
-            .tablespaces
-            .iter()
-            .map(|space| (space.oid.as_str(), space.location.as_str(), &space.members));
-        let archives: Vec<_> = archives.chain([("base", "", &self.members)]).collect();
+        let end = (self.major >= TYPED_MESSAGES).then(|| vec![0; 1024]);
+        let archives = self.tablespaces.iter().map(|space| {
+            let blocks: Vec<_> = archive(&space.members).chain(end.clone()).collect();
+            (space.oid.as_str(), space.location.as_str(), blocks)
+        });
+        let archives: Vec<_> = archives.chain([("base", "", base.to_vec())]).collect();
         if self.major >= TYPED_MESSAGES {
             messages.push(copy_out());
-            for (name, location, members) in archives {
-                let name = if name == "base" { "base.tar".to_owned() } else { format!("{name}.tar") };
-                messages.push(copy_data(format!("n{name}\0{location}\0").as_bytes()));
-                let blocks = archive(members).chain([vec![0; 1024]]);
-                messages.extend(blocks.map(|block| copy_data(&[b"d", &block[..]].concat())));
+            for (name, location, blocks) in archives {
+                messages.push(copy_data(format!("n{name}.tar\0{location}\0").as_bytes()));
+                messages.extend(blocks.iter().map(|block| copy_data(&[b"d", &block[..]].concat())));
                 messages.push(copy_data(&[&b"p"[..], &1000_u64.to_be_bytes()].concat()));
             }
             if let Some(manifest) = self.manifest_bytes() {
@@ -140,9 +153,9 @@ impl FakeBackup {
             }
             messages.push(copy_done());
         } else {
-            for (_, _, members) in archives {
+            for (_, _, blocks) in archives {
                 messages.push(copy_out());
-                messages.extend(archive(members).map(|block| copy_data(&block)));
+                messages.extend(blocks.iter().map(|block| copy_data(block)));
                 messages.push(copy_done());
             }
             if let Some(manifest) = self.manifest_bytes() {
@@ -208,8 +221,9 @@ impl FakeBackup {
     }
 }
 
-/// Ends a manifest with the line that holds its own SHA-256.
-fn sealed(text: &str) -> Vec<u8> {
+/// Ends a manifest with the line that holds its own SHA-256. `text` goes up to the list that stands before that line.
+#[must_use]
+pub fn sealed(text: &str) -> Vec<u8> {
     let digest: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{text}\"Manifest-Checksum\": \"{digest}\"}}\n").into_bytes()
 }

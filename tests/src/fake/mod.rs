@@ -11,7 +11,7 @@ pub mod message;
 mod script;
 mod server;
 
-pub use backup::{FakeBackup, FakeTablespace, Manifest};
+pub use backup::{FakeBackup, FakeTablespace, Manifest, sealed};
 pub use member::Member;
 pub use script::{Reply, Script, Step};
 pub use server::FakeServer;

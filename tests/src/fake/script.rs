@@ -95,6 +95,8 @@ pub struct Script {
     pub(super) welcome: Reply,
     /// Answers by how a query begins, in upper or lower case; the first that fits counts.
     pub(super) answers: Vec<(String, Reply)>,
+    /// What follows the client's end of a copy.
+    pub(super) after_copy: Reply,
 }
 
 impl Script {
@@ -118,24 +120,43 @@ impl Script {
         }
         welcome.extend(message::backend_key_data());
         welcome.extend(message::ready());
-        let script = Self { welcome: Reply::bytes(welcome), answers: Vec::new() };
-        script
-            .answer("SELECT pg_catalog.set_config", Reply::value("set_config", ""))
-            .answer("SHOW data_directory_mode", Reply::value("data_directory_mode", "0700"))
-            .answer("SHOW wal_segment_size", Reply::value("wal_segment_size", "16MB"))
-            .answer(
-                "IDENTIFY_SYSTEM",
-                Reply::rows(
-                    &["systemid", "timeline", "xlogpos", "dbname"],
-                    &[&[Some("7300000000000000001"), Some("1"), Some("0/3000000"), None]],
-                ),
-            )
+        let mut script =
+            Self { welcome: Reply::bytes(welcome), answers: Vec::new(), after_copy: Reply::default() };
+        for (name, value) in [
+            ("data_directory_mode", "0700"),
+            ("wal_segment_size", "16MB"),
+            ("block_size", "8192"),
+            ("data_checksums", "on"),
+        ] {
+            script = script.setting(name, value);
+        }
+        script.answer("SELECT pg_catalog.set_config", Reply::value("set_config", "")).answer(
+            "IDENTIFY_SYSTEM",
+            Reply::rows(
+                &["systemid", "timeline", "xlogpos", "dbname"],
+                &[&[Some("7300000000000000001"), Some("1"), Some("0/3000000"), None]],
+            ),
+        )
     }
 
     /// Answers queries that begin so; goes before answers that were given earlier.
     #[must_use]
     pub fn answer(mut self, query: &str, reply: Reply) -> Self {
         self.answers.insert(0, (query.to_ascii_uppercase(), reply));
+        self
+    }
+
+    /// Answers SHOW for a setting, whether its name is quoted or not.
+    #[must_use]
+    pub fn setting(self, name: &str, value: &str) -> Self {
+        let reply = Reply::value(name, value);
+        self.answer(&format!("SHOW {name}"), reply.clone()).answer(&format!("SHOW \"{name}\""), reply)
+    }
+
+    /// What the server says once the client has ended its side of a copy; nothing unless told.
+    #[must_use]
+    pub fn after_copy(mut self, reply: Reply) -> Self {
+        self.after_copy = reply;
         self
     }
 

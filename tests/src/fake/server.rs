@@ -140,10 +140,16 @@ impl Shared {
                         return Ok(());
                     }
                 }
+                b'c' => {
+                    if !play(&self.script.after_copy, socket)? {
+                        return Ok(());
+                    }
+                }
                 // Passwords, uploads and standby messages need no answer.
-                b'p' | b'd' | b'c' | b'f' => {}
+                b'p' | b'd' | b'f' => {}
                 other => {
-                    socket.write_all(&message::fatal("08P01", &format!("unexpected message {other:#04x}")))?
+                    let refusal = message::fatal("08P01", &format!("unexpected message {other:#04x}"));
+                    socket.write_all(&refusal)?;
                 }
             }
         }

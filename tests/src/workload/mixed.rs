@@ -33,7 +33,7 @@ pub(super) fn load(server: &Server, sql: &Sql, rows: u32) -> anyhow::Result<()> 
 
     sql.try_execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")?;
     sql.try_execute("CREATE DATABASE other TEMPLATE template0")?;
-    let other = Sql::connect(&server.socket_conninfo().replace("dbname=postgres", "dbname=other"))?;
+    let other = Sql::connect(&server.database_conninfo("other"))?;
     other.try_execute(&format!(
         "CREATE SCHEMA data;
          CREATE TABLE data.elsewhere AS SELECT i, md5(i::text) AS v FROM generate_series(1, {rows}) AS i;

@@ -34,7 +34,7 @@ pub(super) fn load(
     }
     if !tablespaces.is_empty() {
         sql.try_execute("CREATE DATABASE spaced TABLESPACE space_0 TEMPLATE template0")?;
-        let spaced = Sql::connect(&server.socket_conninfo().replace("dbname=postgres", "dbname=spaced"))?;
+        let spaced = Sql::connect(&server.database_conninfo("spaced"))?;
         spaced.try_execute("CREATE TABLE inside AS SELECT i FROM generate_series(1, 1000) AS i")?;
     }
     if in_place {

@@ -1,0 +1,137 @@
+//! What a run writes besides the pipeline's data: the sink's folders, the manifest, the WAL, the final names.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pgstrata_protocol::replication::BackupPosition;
+
+use super::config::Destination;
+use super::finish::{MANIFEST_TMP, PlainEnd, finish_tar};
+use super::prepare::{PlainFolders, ServerFacts};
+use super::run::Run;
+use super::target::Claims;
+use crate::failure::Failure;
+use crate::pipeline::Folder;
+use crate::sink::{Archive, DirectorySink, DiscardSink, PARTIAL, Sink, TarSink};
+use crate::wal::{SegmentWriter, WalDestination};
+
+/// Name of the WAL archive of a tar backup.
+const WAL_ARCHIVE: &str = "pg_wal.tar";
+
+/// The sink, and what it takes to end what it began.
+pub(super) enum Outputs {
+    Plain { sink: DirectorySink, base: Arc<Folder>, made: Vec<PathBuf> },
+    Tar { sink: TarSink, folder: Arc<Folder> },
+    Discard { sink: DiscardSink },
+}
+
+impl Outputs {
+    pub(super) fn sink(&mut self) -> &mut dyn Sink {
+        match self {
+            Outputs::Plain { sink, .. } => sink,
+            Outputs::Tar { sink, .. } => sink,
+            Outputs::Discard { sink } => sink,
+        }
+    }
+}
+
+impl Run<'_> {
+    pub(super) fn make_outputs(
+        &self,
+        claims: &mut Claims,
+        facts: &ServerFacts,
+        archives: &[Archive],
+        recovery: Option<&str>,
+        streams_wal: bool,
+    ) -> Result<Outputs, Failure> {
+        match &self.config.destination {
+            Destination::Directory { .. } => {
+                let folders = PlainFolders::make(claims, self.config, facts, archives, streams_wal)?;
+                let PlainFolders { base, tablespaces, wal, expected, made } = folders;
+                let sink = DirectorySink::new(Arc::clone(&base), tablespaces, wal, expected);
+                Ok(Outputs::Plain { sink, base, made })
+            }
+            Destination::Tar { path } => {
+                let folder = Folder::open(path)?;
+                let recovery = recovery.map(|settings| (settings.as_bytes().to_vec(), now()));
+                let sink = TarSink::new(Arc::clone(&folder), facts.file_mode, recovery);
+                Ok(Outputs::Tar { sink, folder })
+            }
+            Destination::Discard => {
+                Ok(Outputs::Discard { sink: DiscardSink::new(Folder::open(&std::env::temp_dir())?) })
+            }
+        }
+    }
+
+    pub(super) fn wal_writer(
+        &self,
+        outputs: &Outputs,
+        facts: &ServerFacts,
+        start: BackupPosition,
+    ) -> Result<SegmentWriter, Failure> {
+        let destination = match outputs {
+            Outputs::Plain { base, .. } => WalDestination::Folder(match &self.config.destination {
+                Destination::Directory { wal_directory: Some(path), .. } => Folder::open(path)?,
+                _ => base.descend(b"pg_wal")?,
+            }),
+            Outputs::Tar { folder, .. } => {
+                WalDestination::Tar { folder: Arc::clone(folder), name: format!("{WAL_ARCHIVE}{}", PARTIAL) }
+            }
+            Outputs::Discard { .. } => unreachable!("a discarded backup has no WAL"),
+        };
+        let first = start.lsn.segment_start(facts.segment_size.bytes());
+        let (size, mode) = (facts.segment_size, facts.file_mode);
+        SegmentWriter::new(destination, size, start.timeline, first, mode, self.config.sync, now())
+    }
+
+    pub(super) fn create_manifest(&self, mode: u32) -> Result<Option<File>, Failure> {
+        if self.config.manifest.is_none() {
+            return Ok(None);
+        }
+        let Some(folder) = self.config.destination.path() else {
+            let scratch = std::env::temp_dir();
+            let file = tempfile::tempfile_in(&scratch);
+            return file
+                .map(Some)
+                .map_err(|error| Failure::disk("create a temporary file in", &scratch, error));
+        };
+        let path = folder.join(MANIFEST_TMP);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&path);
+        file.map(Some).map_err(|error| Failure::disk("create file", &path, error))
+    }
+
+    pub(super) fn finish(
+        &self,
+        outputs: Outputs,
+        claims: &Claims,
+        recovery: Option<String>,
+        facts: &ServerFacts,
+        has_wal_archive: bool,
+    ) -> Result<(), Failure> {
+        let has_manifest = self.config.manifest.is_some();
+        let sync = self.config.sync;
+        match outputs {
+            Outputs::Plain { sink, base, made } => {
+                let mut folders = sink.into_made_folders();
+                folders.extend(made);
+                folders.extend(claims.parents());
+                let file_mode = facts.file_mode;
+                PlainEnd { base: &base.path, folders, recovery, has_manifest, file_mode, sync }.finish()
+            }
+            Outputs::Tar { sink, folder } => {
+                let wal = has_wal_archive.then(|| folder.path.join(WAL_ARCHIVE));
+                let (archives, parents) = (sink.into_names(), claims.parents());
+                finish_tar(&folder.path, &archives, wal.as_deref(), &parents, has_manifest, sync)
+            }
+            Outputs::Discard { .. } => Ok(()),
+        }
+    }
+}
+
+/// Seconds since 1970, for tar members of our own.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}

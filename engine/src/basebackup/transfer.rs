@@ -1,0 +1,154 @@
+//! The time in which data flows: the pipeline started, fed from the stream, and settled.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::path::Path;
+use std::thread;
+
+use crossbeam::channel::bounded;
+use pgstrata_protocol::manifest::ChecksumAlgorithm;
+use pgstrata_protocol::replication::BackupPosition;
+
+use super::finish::MANIFEST_TMP;
+use super::outputs::Outputs;
+use super::prepare::ServerFacts;
+use super::progress::Phase;
+use super::run::{Begun, Io, Run};
+use crate::buffer::BufferPool;
+use crate::failure::Failure;
+use crate::pipeline::{Checks, Feeder, Layout, Pipeline};
+use crate::ring::Registered;
+use crate::source::{ExpectedStream, StreamEnd, StreamSource};
+use crate::verify::{Ledger, PageChecks, Spool};
+
+/// Members on their way to the ledger.
+const LEDGER_QUEUE: usize = 1024;
+/// The first version that sends all archives in one typed copy (`basebackup_copy.c`).
+const FIRST_TYPED: u32 = 15;
+
+/// What a transfer leaves for the judgement.
+pub(super) struct Transferred {
+    pub(super) end: StreamEnd,
+    pub(super) pipeline: Pipeline,
+    pub(super) spool: Spool,
+    /// The manifest, to be read from its beginning.
+    pub(super) manifest: Option<File>,
+}
+
+impl Run<'_> {
+    /// Moves all data, and returns once it is checked, written and synced. `ended` is called as soon as the
+    /// server has said where the backup ends.
+    pub(super) fn transfer(
+        &self,
+        begun: Begun,
+        facts: &ServerFacts,
+        io: &Io,
+        outputs: &mut Outputs,
+        scratch: &Path,
+        ended: impl FnOnce(&StreamEnd),
+    ) -> Result<Transferred, Failure> {
+        let config = self.config;
+        let pool =
+            BufferPool::new(config.resources.buffers, config.resources.buffer_size).map_err(|error| {
+                Failure::Target(format!(
+                    "could not allocate buffers: {error}\nHINT: ask for less with --buffers."
+                ))
+            })?;
+        let wake = pool.clone();
+        self.stop.on_thrown(move || wake.close());
+        let (ledger_input, arrivals) = bounded(LEDGER_QUEUE);
+        let spooling = |error| Failure::disk("write a temporary file in", scratch, error);
+        let ledger = Ledger::new(scratch).map_err(spooling)?;
+        let (switch, place) = (self.stop.clone(), scratch.to_owned());
+        let ledger = thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || {
+                let _told = switch.tell_of_panics("the ledger");
+                match ledger.run(&arrivals) {
+                    Ok(spool) => Some(spool),
+                    Err(error) => {
+                        switch.throw(Failure::disk("write a temporary file in", place, error));
+                        None
+                    }
+                }
+            })
+            .map_err(|error| Failure::disk("start thread", "ledger", error))?;
+        let layout = Layout {
+            workers: config.resources.workers,
+            writers: if matches!(outputs, Outputs::Discard { .. }) { 0 } else { config.resources.writers },
+            depth: config.resources.depth,
+            mode: io.mode,
+            alignment: io.alignment,
+            sync: config.sync,
+            faults: config.resources.faults.clone(),
+        };
+        let algorithm = config.manifest.and_then(|manifest| manifest.checksums);
+        let checks = Checks {
+            algorithm: algorithm.unwrap_or(ChecksumAlgorithm::None),
+            pages: config.check_pages.then_some(PageChecks { backup_start: begun.start.lsn }),
+        };
+        let (mut pipeline, feeder) = Pipeline::start(&layout, &pool, &checks, &ledger_input, self.stop)?;
+        drop(ledger_input);
+        if let Registered::No(reason) = &pipeline.registered {
+            self.note(format_args!("buffers are not registered with the kernel: {reason}"));
+        }
+
+        self.progress.enter(Phase::Receiving);
+        let received = match self.receive(begun, facts, outputs, feeder) {
+            // All data has come, and is kept for a look at it: it is to be written out like any other.
+            Err(Failure::ServerChecksum) => Err(Failure::ServerChecksum),
+            Err(Failure::Stopped) => {
+                self.stop.throw_quietly();
+                Err(Failure::Stopped)
+            }
+            Err(failure) => {
+                self.stop.throw(failure);
+                Err(Failure::Stopped)
+            }
+            Ok(received) => {
+                ended(&received.0);
+                Ok(received)
+            }
+        };
+        self.progress.enter(Phase::Settling);
+        pipeline.finish();
+        let spool = ledger.join().ok().flatten();
+        let (end, manifest) = received?;
+        self.check_stopped()?;
+        let spool = spool.ok_or(Failure::Stopped)?;
+        Ok(Transferred { end, pipeline, spool, manifest })
+    }
+
+    /// Receives the stream; the manifest lies in its file then, which is returned for reading.
+    fn receive(
+        &self,
+        begun: Begun,
+        facts: &ServerFacts,
+        outputs: &mut Outputs,
+        feeder: Feeder,
+    ) -> Result<(StreamEnd, Option<File>), Failure> {
+        let typed = facts.version.major() >= FIRST_TYPED;
+        let manifest = self.create_manifest(facts.file_mode)?;
+        let reading = |error| Failure::disk("read", MANIFEST_TMP, error);
+        let mut reader = manifest.as_ref().map(File::try_clone).transpose().map_err(reading)?;
+        let Begun { start, archives, mut stream } = begun;
+        let (progress, observer) = (&**self.progress, &**self.observer);
+        let may_wait = self.config.waits_for_archive();
+        let expected = ExpectedStream { typed, may_wait, tablespaces: archives, manifest };
+        let source = StreamSource::new(expected, outputs.sink(), feeder, progress, observer);
+        let end = source.drive(&mut stream)?;
+        if end.end.lsn < start.lsn || end.end.timeline < start.timeline {
+            let BackupPosition { lsn, timeline } = end.end;
+            let why = format!(
+                "found {lsn} on timeline {timeline}, expected nothing before {} on timeline {}",
+                start.lsn, start.timeline
+            );
+            return Err(Failure::stream("the backup's end", &why));
+        }
+        stream.close();
+        if let Some(reader) = &mut reader {
+            reader.seek(SeekFrom::Start(0)).map_err(reading)?;
+        }
+        Ok((end, reader))
+    }
+}

@@ -1,0 +1,140 @@
+//! WAL streams that no honest server sends.
+
+use pgstrata_tests::fake::message::{
+    command_complete, copy_both, copy_data, copy_done, data_row, ready, row_description,
+};
+use pgstrata_tests::fake::{FakeBackup, Reply, Script};
+
+use crate::case::{Case, MAJORS, run_all};
+
+/// The first byte of the segment that the honest backup begins in.
+const START: u64 = 0x0200_0000;
+
+/// A message with WAL.
+fn wal(at: u64, length: usize) -> Vec<u8> {
+    let header = [&b"w"[..], &at.to_be_bytes(), &(at + 1).to_be_bytes(), &[0; 8]].concat();
+    copy_data(&[header, vec![0x5a; length]].concat())
+}
+
+fn keepalive(reply: u8) -> Vec<u8> {
+    copy_data(&[&b"k"[..], &[0; 16], &[reply]].concat())
+}
+
+fn script(major: u32, stream: Vec<Vec<u8>>) -> Script {
+    let slot = Reply::rows(
+        &["slot_name", "consistent_point", "snapshot_name", "output_plugin"],
+        &[&[Some("s"), Some("0/0"), None, None]],
+    );
+    let stream = Reply::messages([vec![copy_both()], stream].concat());
+    let end = [copy_done(), command_complete("COPY 0"), command_complete("START_STREAMING"), ready()];
+    Script::version(major)
+        .answer("BASE_BACKUP", FakeBackup::honest(major).reply())
+        .answer("CREATE_REPLICATION_SLOT", slot)
+        .answer("START_REPLICATION", stream)
+        .after_copy(Reply::bytes(end.concat()))
+}
+
+#[test]
+fn honest_streams_are_taken_in_any_pieces() {
+    let mut all = Vec::new();
+    for major in MAJORS {
+        for (name, stream) in [
+            ("one message", vec![wal(START, 8192)]),
+            ("small messages", (0..600).map(|n| wal(START + n, 1)).collect()),
+            (
+                "keepalives between",
+                vec![keepalive(1), wal(START, 100), keepalive(0), wal(START + 100, 400), keepalive(1)],
+            ),
+            ("more than is needed", vec![wal(START, 131_072), wal(START + 131_072, 131_072)]),
+        ] {
+            for arguments in [&["-X", "stream"][..], &["-X", "stream", "-Ft"]] {
+                let stream = stream.clone();
+                let build = move |_: &crate::case::Place| script(major, stream.clone());
+                all.push(Case::new(format!("{major}: {name}"), build).arguments(arguments));
+            }
+        }
+    }
+    run_all(&all);
+}
+
+#[test]
+fn wal_that_is_none_is_refused() {
+    let cut = |message: Vec<u8>, length: usize| copy_data(&message[5..5 + length]);
+    let mut all = Vec::new();
+    for major in MAJORS {
+        for (name, stream, expected) in [
+            ("from elsewhere", vec![wal(START + 8192, 8192)], "0/2002000"),
+            ("from before", vec![wal(0, 8192)], "0/0"),
+            ("a gap", vec![wal(START, 8), wal(START + 9, 8192)], "0/2000009"),
+            ("an overlap", vec![wal(START, 8), wal(START + 7, 8192)], "0/2000007"),
+            ("past the end of all", vec![wal(u64::MAX - 5, 100)], "FFFFFFFF"),
+            ("unknown type", vec![copy_data(b"x12345678")], "type 0x78"),
+            ("empty message", vec![copy_data(b"")], "0 bytes"),
+            ("short header", vec![cut(wal(START, 8), 24)], "24 bytes"),
+            ("short keepalive", vec![cut(keepalive(0), 17)], "17 bytes"),
+            ("long keepalive", vec![copy_data(&[&b"k"[..], &[0; 18]].concat())], "19 bytes"),
+            (
+                "an end",
+                vec![wal(START, 8), copy_done(), command_complete("COPY 0"), ready()],
+                "ended the stream",
+            ),
+            (
+                "an error",
+                vec![wal(START, 8), pgstrata_tests::fake::message::error("58P01", "recycled"), ready()],
+                "recycled",
+            ),
+            ("a row", vec![data_row(&[Some("x")])], "expected"),
+            ("garbage", vec![vec![0xee; 100]], "unknown message tag"),
+        ] {
+            for arguments in [&["-X", "stream"][..], &["-X", "stream", "-Ft"]] {
+                let stream = stream.clone();
+                let build = move |_: &crate::case::Place| script(major, stream.clone());
+                let case = Case::new(format!("{major}: {name}"), build).arguments(arguments);
+                all.push(case.refused(&["WAL", expected]));
+            }
+        }
+        // A history whose name leads out, for a backup on timeline 2.
+        for (name, file) in
+            [("a path", "../../beside/file"), ("another timeline", "00000003.history"), ("nothing", "")]
+        {
+            let history = Reply::rows(&["filename", "content"], &[&[Some(file), Some("1\t0/1000000\tx\n")]]);
+            let build = move |_: &crate::case::Place| {
+                let mut backup = FakeBackup::honest(major);
+                backup.start.1 = "2".into();
+                backup.end.1 = "2".into();
+                script(major, vec![wal(START, 8192)])
+                    .answer("BASE_BACKUP", backup.reply())
+                    .answer("TIMELINE_HISTORY", history.clone())
+            };
+            let case =
+                Case::new(format!("{major}: history called {name}"), build).arguments(&["-X", "stream"]);
+            all.push(case.refused(&["TIMELINE_HISTORY", "00000002.history"]));
+        }
+        let other = Reply::rows(
+            &["systemid", "timeline", "xlogpos", "dbname"],
+            &[&[Some("12"), Some("1"), Some("0/3000000"), None]],
+        );
+        let refused = move |_: &crate::case::Place| {
+            script(major, Vec::new()).answer("START_REPLICATION", Reply::error("55000", "not today"))
+        };
+        let case = Case::new(format!("{major}: refusal"), refused).arguments(&["-X", "stream"]);
+        all.push(case.refused(&["not today", "WAL"]));
+        let no_slot = move |_: &crate::case::Place| {
+            script(major, Vec::new())
+                .answer("CREATE_REPLICATION_SLOT", Reply::error("53400", "all slots in use"))
+        };
+        let case = Case::new(format!("{major}: no slot"), no_slot).arguments(&["-X", "stream"]);
+        all.push(case.refused(&["all slots in use"]));
+        // The answer to the first question is the answer to the second: one script. So the slot tells the difference.
+        let no_result = move |_: &crate::case::Place| {
+            script(major, Vec::new()).answer("IDENTIFY_SYSTEM", other.clone()).answer("BASE_BACKUP", {
+                let mut messages = vec![row_description(&["recptr", "tli"])];
+                messages.extend([command_complete("SELECT"), ready()]);
+                Reply::messages(messages)
+            })
+        };
+        let case = Case::new(format!("{major}: no start"), no_result).arguments(&["-X", "stream"]);
+        all.push(case.refused(&["BASE_BACKUP"]));
+    }
+    run_all(&all);
+}
