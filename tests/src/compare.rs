@@ -107,7 +107,7 @@ fn compared(ours: &Contents, theirs: &Contents) -> Comparison {
     let mut tell = |difference: String| comparison.differences.push(difference);
     diff("cluster", &ours.cluster, &theirs.cluster, &mut tell, |ours, theirs| ours == theirs);
     let databases = |contents: &Contents| contents.databases.keys().map(|name| (name.clone(), ())).collect();
-    diff("database", &databases(&ours), &databases(&theirs), &mut tell, |(), ()| true);
+    diff("database", &databases(ours), &databases(theirs), &mut tell, |(), ()| true);
     for (name, ours) in &ours.databases {
         let Some(theirs) = theirs.databases.get(name) else { continue };
         let what = |kind: &str| format!("database {name}: {kind}");
