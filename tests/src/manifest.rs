@@ -15,7 +15,8 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 
-/// What a backup holds beside its manifest: `pg_verifybackup` ignores the same.
+/// What a backup holds beside its manifest: `pg_verifybackup` ignores the same. A standby's settings are in its manifest as
+/// its server had them.
 const UNLISTED: [&str; 5] =
     ["backup_manifest", "pg_wal", "postgresql.auto.conf", "recovery.signal", "standby.signal"];
 /// How many problems are told.
@@ -76,7 +77,11 @@ impl Manifest {
             manifest.wal_ranges.push((timeline, text("Start-LSN")?, text("End-LSN")?));
         }
         let mut problems = Vec::new();
+        let is_standby = dir.join("standby.signal").exists();
         for (path, file) in &listed {
+            if is_standby && UNLISTED.iter().any(|name| path == Path::new(name)) {
+                continue;
+            }
             match manifest.check_file(&dir.join(path), file) {
                 Ok(size) => manifest.bytes += size,
                 Err(error) => problems.push(format!("{path:?}: {error:#}")),

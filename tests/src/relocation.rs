@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
@@ -29,17 +30,24 @@ impl Relocation {
     /// Places for the tablespaces of a copy of `source` that is to lie in `copy`. Nothing is made.
     #[must_use]
     pub fn new(source: &Source, copy: &Path) -> Self {
-        let place = |oid: u32, from: &Option<PathBuf>| {
-            let beside = || {
-                let mut name = copy.as_os_str().to_owned();
-                name.push(format!(" space {oid}"));
-                PathBuf::from(name)
-            };
-            let to = if from.is_some() { beside() } else { copy.join(format!("pg_tblspc/{oid}")) };
-            Place { oid, from: from.clone(), to }
+        let spaces = source.tablespaces().iter().map(|space| (space.oid, space.location.clone()));
+        Self::places(spaces, copy)
+    }
+
+    /// As [`new`](Self::new), for tablespaces with these numbers in these folders.
+    #[must_use]
+    pub fn of(tablespaces: &[(u32, PathBuf)], copy: &Path) -> Self {
+        Self::places(tablespaces.iter().map(|(oid, from)| (*oid, Some(from.clone()))), copy)
+    }
+
+    fn places(tablespaces: impl Iterator<Item = (u32, Option<PathBuf>)>, copy: &Path) -> Self {
+        let place = |(oid, from): (u32, Option<PathBuf>)| {
+            let mut beside = copy.as_os_str().to_owned();
+            beside.push(format!(" space {oid}"));
+            let to = if from.is_some() { beside.into() } else { copy.join(format!("pg_tblspc/{oid}")) };
+            Place { oid, from, to }
         };
-        let places = source.tablespaces().iter().map(|space| place(space.oid, &space.location)).collect();
-        Self { places }
+        Self { places: tablespaces.map(place).collect() }
     }
 
     /// The options `-T` for them.
@@ -98,11 +106,12 @@ impl Relocation {
             fs::remove_file(&link).with_context(|| format!("{link:?}"))?;
         }
         let path = copy.join("tablespace_map");
-        if self.moved().next().is_none() {
-            ensure!(!path.exists(), "a tablespace_map without tablespaces");
-            return Ok(());
-        }
-        let mut map = fs::read(&path).context("tablespace_map")?;
+        let mut map = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.moved().next().is_none() => {
+                return Ok(());
+            }
+            map => map.context("tablespace_map")?,
+        };
         for (oid, from, to) in self.moved() {
             let line = |place: &Path| [format!("{oid} ").as_bytes(), &escaped(place), b"\n"].concat();
             let (old, new) = (line(from), line(to));

@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use crate::wait_until;
+
 /// Our end of the terminal.
 #[derive(Debug)]
 pub struct Keyboard(File);
@@ -20,6 +22,30 @@ impl Keyboard {
     /// Where the terminal is gone.
     pub fn type_text(&mut self, text: &str) {
         self.0.write_all(text.as_bytes()).expect("the terminal is open");
+    }
+
+    /// Types a secret and Enter, once the terminal no longer shows what is typed.
+    ///
+    /// # Panics
+    /// Where it goes on to show it.
+    #[track_caller]
+    pub fn type_secret(&mut self, secret: &str) {
+        wait_until("the terminal hides what is typed", || !self.echoes());
+        self.type_text(&format!("{secret}\n"));
+    }
+
+    /// Whether the terminal shows what is typed.
+    ///
+    /// # Panics
+    /// Where the terminal is gone.
+    #[must_use]
+    pub fn echoes(&self) -> bool {
+        let mut modes = std::mem::MaybeUninit::<libc::termios>::zeroed();
+        // SAFETY: the descriptor is open, and the pointer is to a live variable of the right type.
+        let read = unsafe { libc::tcgetattr(self.0.as_raw_fd(), modes.as_mut_ptr()) };
+        assert_eq!(read, 0, "{}", io::Error::last_os_error());
+        // SAFETY: it was zeroed, which is a valid value, and then filled.
+        unsafe { modes.assume_init() }.c_lflag & libc::ECHO != 0
     }
 }
 

@@ -130,11 +130,16 @@ fn message(progress: &Progress, verbose: bool) -> String {
         Phase::Starting => "connecting".into(),
         Phase::WaitingForCheckpoint => "waiting for checkpoint".into(),
         Phase::Receiving if verbose => shown(&progress.file()),
-        Phase::Receiving => format!("{done}/{tablespaces} tablespaces"),
+        Phase::Receiving => counted(done, tablespaces),
         Phase::Settling => "writing and syncing what has arrived".into(),
         Phase::WaitingForWal => "waiting for the last WAL".into(),
         Phase::Finishing => "comparing with the manifest".into(),
     }
+}
+
+/// Tablespaces in pg_basebackup's words (`progress_report`, `pg_basebackup.c`), which scripts read.
+fn counted(done: u32, tablespaces: u32) -> String {
+    format!("{done}/{tablespaces} {}", if tablespaces == 1 { "tablespace" } else { "tablespaces" })
 }
 
 /// A file name of at most 35 columns, its end rather than its beginning.
@@ -170,11 +175,11 @@ fn line(show: Show, progress: &Progress, bytes: u64, estimate: u64, verbose: boo
     let text = match (progress.phase(), estimate.div_ceil(1024)) {
         (Phase::Starting, _) => return,
         (Phase::WaitingForCheckpoint, _) => "waiting for checkpoint".to_owned(),
-        (_, 0) => format!("{kb} kB, {done}/{tablespaces} tablespaces"),
+        (_, 0) => format!("{kb} kB, {}", counted(done, tablespaces)),
         (_, total) => {
             let percent = kb.saturating_mul(100) / total;
             let width = total.to_string().len();
-            format!("{kb:>width$}/{total} kB ({percent}%), {done}/{tablespaces} tablespaces")
+            format!("{kb:>width$}/{total} kB ({percent}%), {}", counted(done, tablespaces))
         }
     };
     let text = if verbose { format!("{text} ({})", shown(&progress.file())) } else { text };
