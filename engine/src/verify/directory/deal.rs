@@ -14,7 +14,7 @@ use super::run::Run;
 use crate::failure::Failure;
 
 /// Bytes of a part, unless a file would have more than [`MOST_PARTS`]. A multiple of the buffers' size.
-const PART: u64 = 32 << 20;
+const PART: u64 = 64 << 20;
 /// Bounds what is remembered of a file, however large it claims to be.
 const MOST_PARTS: u64 = 4096;
 
@@ -140,9 +140,9 @@ mod tests {
             (1, 1),
             (PART, 1),
             (PART + 1, 2),
-            (1 << 30, 32),
-            (128 << 30, 4096),
-            ((128 << 30) + 1, 2049),
+            (1 << 30, 16),
+            (256 << 30, 4096),
+            ((256 << 30) + 1, 2049),
             (16 * tib, 4096),
             (u64::MAX - 1, 4096),
         ] {
