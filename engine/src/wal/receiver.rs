@@ -3,13 +3,14 @@
 //! The connection and the slot are there before the backup begins, so that the server keeps all WAL that the
 //! backup needs. The receiver ends by itself once it has everything up to the position it was told.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::bounded;
 use pgstrata_protocol::Lsn;
 use pgstrata_protocol::replication::command::{
     create_physical_slot, identify_system, start_replication, timeline_history,
@@ -73,18 +74,23 @@ impl WalReceiver {
         let (stop_at, target) = watch::channel(None);
         let (progress, switch) = (Arc::clone(progress), stop.clone());
         let thread = thread::Builder::new().name("wal".into()).spawn(move || {
-            let work = receive(config, &progress, notices, &ready, begin, target);
+            let is_ready = Cell::new(false);
+            let tell_ready = || {
+                is_ready.set(true);
+                // Whoever waits for us has not given up: only this thread's end would make it.
+                let _ = ready.send(Ok(()));
+            };
+            let work = receive(config, &progress, notices, &tell_ready, begin, target);
             let outcome = ControlRuntime::new()
                 .map_err(|error| Failure::disk("start the runtime of", "the WAL receiver", error))
                 .and_then(|runtime| runtime.block_on(switch.unless_thrown(work)));
             match outcome {
                 Ok(bytes) => Some(bytes),
                 Err(failure) => {
-                    // Before the start it is told to whoever waits for us, later through the switch.
-                    if let Err(unsent) = ready.try_send(Err(failure))
-                        && let Err(failure) = unsent.into_inner()
-                        && !matches!(failure, Failure::Stopped)
-                    {
+                    // Until we are ready it is told to whoever waits for that, later through the switch.
+                    if !is_ready.get() {
+                        let _ = ready.send(Err(failure));
+                    } else if !matches!(failure, Failure::Stopped) {
                         switch.throw(Failure::wal(&failure));
                     }
                     None
@@ -142,7 +148,7 @@ async fn receive(
     config: WalReceiverConfig,
     progress: &Progress,
     notices: NoticeSink,
-    ready: &Sender<Result<(), Failure>>,
+    tell_ready: &dyn Fn(),
     begin: oneshot::Receiver<SegmentWriter>,
     target: watch::Receiver<Option<Lsn>>,
 ) -> Result<u64, Failure> {
@@ -150,11 +156,14 @@ async fn receive(
     session.set_stall_limit(Some(config.stall_timeout));
     check_system(&mut session, config.system_identifier).await?;
     let slot = make_slot(&mut session, &config.slot, &config.slot_created).await?;
-    // Whoever waits for us has not given up: only this thread's end would make it.
-    let _ = ready.send(Ok(()));
-    let mut writer = begin.await.map_err(|_| Failure::Stopped)?;
-
+    tell_ready();
     let lost = |error| Failure::session("the WAL stream broke off", error);
+    // Until then the server may work on its checkpoint for long; without this connection that is in vain.
+    let mut writer = tokio::select! {
+        writer = begin => writer.map_err(|_| Failure::Stopped)?,
+        error = session.watch() => return Err(lost(error)),
+    };
+
     if writer.timeline().0 > 1 {
         let results = session.simple_query(&timeline_history(writer.timeline())).await.map_err(lost)?;
         let refuse = |error: &dyn std::fmt::Display| Failure::stream("TIMELINE_HISTORY", error);
