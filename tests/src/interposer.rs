@@ -101,11 +101,10 @@ impl Interposer {
         Self::new(target, faults, false)
     }
 
-    /// Stands in front of a server, lets everything pass, and keeps what goes to the client: see
-    /// [`recorded`](Self::recorded).
+    /// Stands in front of a server and keeps what goes to the client: see [`recorded`](Self::recorded).
     #[must_use]
-    pub fn recording(server: &Server) -> Self {
-        Self::new(server.port(), &[], true)
+    pub fn recording(server: &Server, faults: &[Fault]) -> Self {
+        Self::new(server.port(), faults, true)
     }
 
     fn new(target: u16, faults: &[Fault], records: bool) -> Self {
@@ -153,7 +152,7 @@ impl Interposer {
         self.state.lock().connections.get(connection).map_or(0, |connection| connection.passed(direction))
     }
 
-    /// What a connection has sent to its client, where it is recorded.
+    /// What has gone to the client of a connection, faults and all, where it is recorded.
     #[must_use]
     pub fn recorded(&self, connection: usize) -> Vec<u8> {
         self.state

@@ -147,9 +147,28 @@ impl Exchange {
         }
     }
 
-    /// Whether the server has begun to reply to the command that was sent last.
+    /// Whether the server has begun to reply to the command that was sent last, or is within a message.
     pub(super) fn reply_has_begun(&self) -> bool {
-        self.reply.as_ref().is_some_and(QueryReply::has_begun)
+        !self.decoder.is_between_messages() || self.reply.as_ref().is_some_and(QueryReply::has_begun)
+    }
+
+    /// Walks what a server may say unasked: notices, changed settings, and why it ends the session.
+    ///
+    /// # Errors
+    /// [`SessionError::Server`] for the last of these, and as they say for what has no place here.
+    pub(super) fn check_quiet(&mut self) -> Result<(), SessionError> {
+        self.check_idle()?;
+        while let Some(message) = self.next_message()? {
+            match message {
+                BackendMessage::NoticeResponse(notice) => self.notice(&notice),
+                BackendMessage::ParameterStatus { .. } | BackendMessage::NotificationResponse { .. } => {}
+                BackendMessage::ErrorResponse(error) => {
+                    return Err(SessionError::Server { error: Box::new(error), results: Vec::new() });
+                }
+                _ => return Err(SessionError::OutOfPlace("a reply without a command")),
+            }
+        }
+        Ok(())
     }
 
     /// A command was sent: what comes next is its reply.

@@ -118,9 +118,10 @@ impl Session {
                 return Ok(reply);
             }
             if self.exchange.reply_has_begun() {
-                return self.resume().await;
+                self.receive_in_time().await?;
+            } else {
+                self.receive().await?;
             }
-            self.receive().await?;
         }
     }
 
@@ -143,13 +144,7 @@ impl Session {
             if let Some(reply) = self.exchange.next_reply()? {
                 return Ok(reply);
             }
-            match self.stall {
-                None => self.receive().await?,
-                Some(limit) => {
-                    let received = self.receive_until(Instant::now() + limit).await?;
-                    received.ok_or(SessionError::Stalled { limit })?
-                }
-            };
+            self.receive_in_time().await?;
         }
     }
 
@@ -185,6 +180,29 @@ impl Session {
         match tokio::time::timeout_at(deadline, self.receive()).await {
             Ok(result) => result.map(Some),
             Err(_) => Ok(None),
+        }
+    }
+
+    /// As [`Self::receive`], within the stall limit.
+    async fn receive_in_time(&mut self) -> Result<usize, SessionError> {
+        let Some(limit) = self.stall else { return self.receive().await };
+        let received = self.receive_until(Instant::now() + limit).await?;
+        received.ok_or(SessionError::Stalled { limit })
+    }
+
+    /// Watches a session that has no command under way: returns why it ended, once it does.
+    ///
+    /// May be dropped, as [`Self::receive`].
+    pub async fn watch(&mut self) -> SessionError {
+        loop {
+            match self.exchange.check_quiet() {
+                Err(error) => return error,
+                Ok(()) => {
+                    if let Err(error) = self.receive().await {
+                        return error;
+                    }
+                }
+            }
         }
     }
 

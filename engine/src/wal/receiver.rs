@@ -187,9 +187,8 @@ async fn receive(
         // Whoever waits for us has not given up: only this thread's end would make it.
         let _ = ready.send(Ok(()));
     }
-    let mut writer = wait_for_begin(&mut session, begin).await?;
-
     let lost = |error| Failure::session("the WAL stream broke off", error);
+    let mut writer = wait_for_begin(&mut session, begin).await?;
     if writer.timeline().0 > 1 {
         let results = session.simple_query(&timeline_history(writer.timeline())).await.map_err(lost)?;
         let refuse = |error: &dyn std::fmt::Display| Failure::stream("TIMELINE_HISTORY", error);
@@ -224,14 +223,14 @@ async fn wait_for_begin(
     session: &mut Session,
     mut begin: oneshot::Receiver<SegmentWriter>,
 ) -> Result<SegmentWriter, Failure> {
+    let lost = |error| Failure::session("the WAL connection was lost before the backup began", error);
     loop {
-        match tokio::time::timeout(SIGN_OF_LIFE, &mut begin).await {
-            Ok(begun) => return begun.map_err(|_| Failure::Stopped),
-            Err(_) => {
-                let alive = session.simple_query(&identify_system()).await;
-                alive.map_err(|error| Failure::session("the WAL connection was lost", error))?;
-            }
+        tokio::select! {
+            begun = &mut begin => return begun.map_err(|_| Failure::Stopped),
+            error = session.watch() => return Err(lost(error)),
+            () = tokio::time::sleep(SIGN_OF_LIFE) => {}
         }
+        session.simple_query(&identify_system()).await.map_err(lost)?;
     }
 }
 
