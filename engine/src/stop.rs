@@ -102,7 +102,29 @@ impl<E> Stop<E> {
     }
 }
 
+/// Throws its switch when the thread that holds it panics.
+#[derive(Debug)]
+pub struct PanicTeller {
+    stop: Stop<Failure>,
+    who: &'static str,
+}
+
+impl Drop for PanicTeller {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let who = self.who;
+            self.stop.throw(Failure::Target(format!("{who} panicked; this is a bug in pgstrata")));
+        }
+    }
+}
+
 impl Stop<Failure> {
+    /// Makes sure that a panic of this thread, while the guard lives, ends the run at once and not at its join.
+    #[must_use]
+    pub fn tell_of_panics(&self, who: &'static str) -> PanicTeller {
+        PanicTeller { stop: self.clone(), who }
+    }
+
     /// Does `work`, but no longer than until the switch is thrown.
     pub async fn unless_thrown<T>(
         &self,

@@ -65,6 +65,39 @@ pub fn compare(source: &Source, copy: &Server) -> Comparison {
 /// Where a query fails; damage to a copy may show that way too.
 pub fn differences(source: &Server, copy: &Server) -> anyhow::Result<Comparison> {
     let (ours, theirs) = both(source, copy, Contents::read)?;
+    Ok(compared(&ours, &theirs))
+}
+
+/// The contents of a source that no longer changes but for its writers, read once for many copies.
+#[derive(Debug)]
+pub struct Baseline(Contents);
+
+impl Baseline {
+    /// Reads a source.
+    ///
+    /// # Panics
+    /// Where a query fails.
+    #[track_caller]
+    #[must_use]
+    pub fn of(source: &Source) -> Self {
+        Self(Contents::read(source).unwrap_or_else(|error| panic!("cannot read the source: {error:#}")))
+    }
+
+    /// As [`compare`], with what the source held when it was read.
+    ///
+    /// # Panics
+    /// Where anything differs, with what differs.
+    #[track_caller]
+    pub fn compare(&self, source: &Source, copy: &Server) -> Comparison {
+        let theirs = Contents::read(copy).unwrap_or_else(|error| panic!("cannot read the copy: {error:#}"));
+        let mut comparison = compared(&self.0, &theirs);
+        comparison.differences.extend(source.check_files(copy.data_dir()));
+        assert!(comparison.differences.is_empty(), "{comparison}");
+        comparison
+    }
+}
+
+fn compared(ours: &Contents, theirs: &Contents) -> Comparison {
     let mut comparison = Comparison {
         databases: ours.databases.len(),
         tables: ours.tables(),
@@ -74,7 +107,7 @@ pub fn differences(source: &Server, copy: &Server) -> anyhow::Result<Comparison>
     let mut tell = |difference: String| comparison.differences.push(difference);
     diff("cluster", &ours.cluster, &theirs.cluster, &mut tell, |ours, theirs| ours == theirs);
     let databases = |contents: &Contents| contents.databases.keys().map(|name| (name.clone(), ())).collect();
-    diff("database", &databases(&ours), &databases(&theirs), &mut tell, |(), ()| true);
+    diff("database", &databases(ours), &databases(theirs), &mut tell, |(), ()| true);
     for (name, ours) in &ours.databases {
         let Some(theirs) = theirs.databases.get(name) else { continue };
         let what = |kind: &str| format!("database {name}: {kind}");
@@ -89,7 +122,7 @@ pub fn differences(source: &Server, copy: &Server) -> anyhow::Result<Comparison>
             }
         }
     }
-    Ok(comparison)
+    comparison
 }
 
 /// Reads both servers side by side.
@@ -127,13 +160,14 @@ fn diff<V: fmt::Debug>(
 }
 
 /// All that is compared of one server.
+#[derive(Debug)]
 struct Contents {
     /// Roles, tablespaces and settings.
     cluster: BTreeMap<String, String>,
     databases: BTreeMap<String, Database>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Database {
     /// Kind and persistence of every relation of the user.
     relations: BTreeMap<String, String>,

@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::artifacts;
 use crate::collector::Collector;
+use crate::terminal::{self, Keyboard};
 
 /// How long a run may take unless a test says otherwise.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -58,10 +59,30 @@ impl Invocation {
         self
     }
 
+    /// Further arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
     /// Sets a variable of its environment.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Runs it with this file mode creation mask.
+    #[must_use]
+    pub fn umask(mut self, mask: u32) -> Self {
+        // SAFETY: umask is async-signal-safe and cannot fail.
+        unsafe {
+            self.command.pre_exec(move || {
+                libc::umask(mask);
+                Ok(())
+            });
+        }
         self
     }
 
@@ -107,13 +128,36 @@ impl Invocation {
     #[track_caller]
     #[must_use]
     pub fn spawn(mut self) -> Running {
+        self.command.stderr(Stdio::piped()).process_group(0);
+        self.start(None)
+    }
+
+    /// Starts it at a terminal: its standard error is what it draws there, and its prompts read the keyboard.
+    ///
+    /// # Panics
+    /// Where it cannot be started, or the system has no terminal left.
+    #[track_caller]
+    #[must_use]
+    pub fn spawn_at_terminal(mut self) -> (Running, Keyboard) {
+        let attached = terminal::attach(&mut self.command);
+        let (keyboard, screen) = attached.unwrap_or_else(|error| panic!("no terminal: {error}"));
+        (self.start(Some(screen)), keyboard)
+    }
+
+    #[track_caller]
+    fn start(mut self, screen: Option<File>) -> Running {
         let command_line = format!("{:?}", self.command);
-        self.command.stdout(self.stdout.map_or_else(Stdio::piped, Stdio::from)).stderr(Stdio::piped());
-        self.command.process_group(0);
+        self.command.stdout(self.stdout.map_or_else(Stdio::piped, Stdio::from));
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{command_line}: {error}"));
+        // The command holds the other end of the terminal: as long as it does, the screen has no end.
+        drop(self.command);
         let pidfd =
             rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).expect("our own child");
-        let (stdout, stderr) = (Collector::new(child.stdout.take()), Collector::new(child.stderr.take()));
+        let stdout = Collector::new(child.stdout.take());
+        let stderr = match screen {
+            Some(screen) => Collector::new(Some(screen)),
+            None => Collector::new(child.stderr.take()),
+        };
         Running {
             command_line,
             child,
@@ -392,6 +436,21 @@ mod tests {
         assert!(running.is_running());
         running.signal(Signal::TERM);
         running.wait().expect_killed_by(Signal::TERM);
+    }
+
+    #[test]
+    fn a_program_at_a_terminal_draws_on_it_and_reads_its_keyboard() {
+        let script = "test -t 2 && printf 'name? ' > /dev/tty; read name < /dev/tty; echo \"$name\"; stty size >&2 <&2";
+        let (running, mut keyboard) = shell(script).spawn_at_terminal();
+        running.wait_for_stderr("name? ");
+        keyboard.type_text("postgres\n");
+        let finished = running.wait();
+        assert_eq!(finished.expect_success().stdout_text(), "postgres\n");
+        finished.expect_stderr("30 100");
+        let (running, mut keyboard) = shell("echo ready >&2; exec sleep 600").spawn_at_terminal();
+        running.wait_for_stderr("ready");
+        keyboard.type_text("\x03");
+        running.wait().expect_killed_by(Signal::INT);
     }
 
     #[test]

@@ -27,7 +27,7 @@ const SETTINGS: [(&str, &str); 6] = [
 ];
 
 /// Settings of every server of a test: they keep many small servers side by side affordable.
-const FRUGAL: [(&str, &str); 5] = [
+pub(crate) const FRUGAL: [(&str, &str); 5] = [
     ("fsync", "off"),
     ("shared_buffers", "32MB"),
     ("max_connections", "40"),
@@ -207,10 +207,16 @@ impl Source {
     /// # Errors
     /// What the server said.
     pub fn try_boot(&self, dir: &Path) -> Result<Server, PostmasterError> {
+        self.adopt(dir)?.start(&FRUGAL)
+    }
+
+    /// Takes over a copy in plain format, with this source's program and superuser.
+    ///
+    /// # Errors
+    /// As [`Cluster::from_backup`].
+    pub fn adopt(&self, dir: &Path) -> Result<Cluster, PostmasterError> {
         let cluster = self.cluster();
-        Cluster::from_backup(cluster.program(), dir)?
-            .with_login(cluster.user(), cluster.password())
-            .start(&FRUGAL)
+        Ok(Cluster::from_backup(cluster.program(), dir)?.with_login(cluster.user(), cluster.password()))
     }
 
     /// The tablespaces of the workload.

@@ -43,6 +43,19 @@ impl Verdict {
 /// Where the program hangs.
 #[must_use]
 pub fn verify_backup(dir: &Path, major: u32) -> Verdict {
+    verify(dir, major, true)
+}
+
+/// As [`verify_backup`], but never asks for the WAL: a backup may come without.
+///
+/// # Panics
+/// Where the program hangs.
+#[must_use]
+pub fn verify_files(dir: &Path, major: u32) -> Verdict {
+    verify(dir, major, false)
+}
+
+fn verify(dir: &Path, major: u32, with_wal: bool) -> Verdict {
     let programs = ServerProgram::installed();
     let reads = |program: &&ServerProgram| {
         let theirs = program.version.major();
@@ -58,7 +71,7 @@ pub fn verify_backup(dir: &Path, major: u32) -> Verdict {
         ));
     };
     let mut invocation = Invocation::new(&verifier, [dir]);
-    if program.version.major() != major {
+    if !with_wal || program.version.major() != major {
         invocation = invocation.arg("--no-parse-wal");
     }
     let finished = invocation.run();

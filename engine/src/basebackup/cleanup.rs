@@ -10,6 +10,7 @@ use super::progress::Observer;
 use super::target::Claims;
 use crate::connect::{ControlRuntime, Purpose, Session};
 use crate::failure::Failure;
+use crate::wal::SlotState;
 
 /// How long a server may take to drop the slot of a failed run.
 const DROP_SLOT_PATIENCE: Duration = Duration::from_secs(10);
@@ -37,8 +38,20 @@ pub(super) fn clean_up(
 }
 
 /// Drops the slot that this run made: nobody would read from it, and the server would keep all WAL for it.
-pub(super) fn drop_slot(config: &BaseBackupConfig, observer: &Arc<dyn Observer>) {
+pub(super) fn drop_slot(config: &BaseBackupConfig, state: SlotState, observer: &Arc<dyn Observer>) {
     let WalMethod::Stream(SlotChoice::Named { name, create: true }) = &config.wal else { return };
+    match state {
+        SlotState::Made if config.clean => {}
+        SlotState::Asked => {
+            // It may as well be an older slot of that name, which is not ours to drop.
+            observer.warning(&format!(
+                "replication slot \"{name}\" was asked for, and the answer was lost\n\
+                 HINT: if it is there now, it makes the server keep WAL; drop it there with pg_drop_replication_slot."
+            ));
+            return;
+        }
+        SlotState::Made | SlotState::NotMade => return,
+    }
     let dropped = ControlRuntime::new().map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {
             let work = async {

@@ -46,6 +46,15 @@ pub struct BaseBackupConfig {
     pub resources: Resources,
 }
 
+impl BaseBackupConfig {
+    /// Whether the server is to end only once the WAL that the backup needs is in its archive: where it comes no
+    /// other way, and the backup is to be of use.
+    #[must_use]
+    pub fn waits_for_archive(&self) -> bool {
+        self.wal == WalMethod::None && !matches!(self.destination, Destination::Discard)
+    }
+}
+
 /// Where a backup goes.
 #[derive(Debug, Clone)]
 pub enum Destination {

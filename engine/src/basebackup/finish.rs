@@ -4,7 +4,7 @@
 //! and no tool finds `base.tar`. Everything that the rename makes visible is durable before it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -111,11 +111,18 @@ fn rename_durably(from: &Path, to: &Path, sync: bool) -> Result<(), Failure> {
     rename(from, to)
 }
 
-/// Makes a folder's entries durable.
-pub(super) fn sync_folder(path: &Path) -> Result<(), Failure> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| Failure::disk("sync folder", path, error))
+/// Makes a folder's entries durable. Where nobody could, PostgreSQL does without too (`fsync_fname`,
+/// `file_utils.c`): a folder that we may write to but not read, a file system that syncs no folders.
+fn sync_folder(path: &Path) -> Result<(), Failure> {
+    let failed = |error| Failure::disk("sync folder", path, error);
+    let folder = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        opened => opened.map_err(failed)?,
+    };
+    match folder.sync_all() {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) => Ok(()),
+        synced => synced.map_err(failed),
+    }
 }
 
 fn sync_parent(path: &Path) -> Result<(), Failure> {

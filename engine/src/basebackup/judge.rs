@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_protocol::replication::BackupPosition;
 use pgstrata_protocol::{Lsn, TimelineId};
 
@@ -27,12 +28,15 @@ impl Run<'_> {
 
     /// Compares what arrived with the manifest. Returns how many files match.
     pub(super) fn compare(
+        &self,
         manifest: File,
         spool: Spool,
         facts: &ServerFacts,
         range: [BackupPosition; 2],
     ) -> Result<u64, Failure> {
-        let (comparison, summary) = compare_with_manifest(manifest, spool).map_err(|error| {
+        let asked = self.config.manifest.and_then(|manifest| manifest.checksums);
+        let algorithm = asked.unwrap_or(ChecksumAlgorithm::None);
+        let (comparison, summary) = compare_with_manifest(manifest, spool, algorithm).map_err(|error| {
             Failure::Verification(format!("the manifest that came with the backup: {error}"))
         })?;
         let claims = |what: &str, found: String, expected: String| {

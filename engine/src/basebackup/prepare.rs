@@ -155,7 +155,6 @@ impl PlainFolders {
             folders.made.push(place);
         }
         if let Some(path) = wal_directory {
-            claims.claim(path, mode)?;
             rustix::fs::symlinkat(path, &base.handle, "pg_wal")
                 .map_err(|error| Failure::disk("create link", base.path.join("pg_wal"), error))?;
             folders.wal = Some(Folder::open(path)?);

@@ -17,7 +17,7 @@ pub struct Report {
     pub server_version: String,
     /// The cluster's system identifier.
     pub system_identifier: String,
-    /// The timeline at the start.
+    /// The timeline at the end.
     pub timeline: u32,
     /// Where recovery must begin.
     pub start_lsn: String,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use pgstrata_protocol::basebackup::BaseBackupOptions;
@@ -24,7 +24,7 @@ use crate::ring::{IoMode, ProbeReport, probe};
 use crate::sink::Archive;
 use crate::source::StreamEnd;
 use crate::stop::Stop;
-use crate::wal::{WalReceiver, WalReceiverConfig};
+use crate::wal::{MadeSlot, WalReceiver, WalReceiverConfig};
 
 /// Takes the backup. `stop` ends it early; what was made is then removed, unless the configuration says otherwise.
 pub fn run(
@@ -33,16 +33,10 @@ pub fn run(
     observer: &Arc<dyn Observer>,
     stop: &Stop<Failure>,
 ) -> Result<Report, Failure> {
-    let mut claims = Claims::default();
-    let slot_created = Arc::new(AtomicBool::new(false));
-    let run = Run {
-        config,
-        progress,
-        observer,
-        stop,
-        slot_created: Arc::clone(&slot_created),
-        began: Instant::now(),
-    };
+    let mut claims = Claims::new(config.clean);
+    let made_slot = Arc::new(MadeSlot::default());
+    let run =
+        Run { config, progress, observer, stop, made_slot: Arc::clone(&made_slot), began: Instant::now() };
     let outcome = run.run(&mut claims);
     match outcome {
         Ok(report) => {
@@ -53,9 +47,7 @@ pub fn run(
             // The first failure is the cause; what this thread ran into may be its consequence.
             let failure = stop.take_reason().unwrap_or(failure);
             clean_up(config, claims, &failure, observer);
-            if slot_created.load(Ordering::Acquire) && config.clean {
-                drop_slot(config, observer);
-            }
+            drop_slot(config, made_slot.state(), observer);
             Err(failure)
         }
     }
@@ -67,7 +59,7 @@ pub(super) struct Run<'a> {
     pub(super) progress: &'a Arc<Progress>,
     pub(super) observer: &'a Arc<dyn Observer>,
     pub(super) stop: &'a Stop<Failure>,
-    slot_created: Arc<AtomicBool>,
+    made_slot: Arc<MadeSlot>,
     began: Instant,
 }
 
@@ -99,6 +91,9 @@ impl Run<'_> {
         let (session, facts) = self.wait(&runtime, self.open_session())?;
         self.note(format_args!("connected to PostgreSQL {}", facts.version_text));
         if let Some(path) = config.destination.path() {
+            claims.claim(path, facts.folder_mode)?;
+        }
+        if let Destination::Directory { wal_directory: Some(path), .. } = &config.destination {
             claims.claim(path, facts.folder_mode)?;
         }
         let io = self.probe()?;
@@ -139,7 +134,7 @@ impl Run<'_> {
         let files = spool.members;
         let range = [start, end.end];
         let files_verified =
-            manifest.map_or(Ok(0), |manifest| Self::compare(manifest, spool, &facts, range))?;
+            manifest.map_or(Ok(0), |manifest| self.compare(manifest, spool, &facts, range))?;
         self.check_stopped()?;
         let has_wal_archive = matches!(config.wal, WalMethod::Stream(_));
         self.finish(outputs, claims, recovery, &facts, has_wal_archive)?;
@@ -208,7 +203,7 @@ impl Run<'_> {
             system_identifier: facts.system.system_identifier,
             status_interval: self.config.status_interval,
             stall_timeout: self.config.stall_timeout,
-            slot_created: Arc::clone(&self.slot_created),
+            made_slot: Arc::clone(&self.made_slot),
         };
         WalReceiver::connect(config, self.progress, self.notices(), self.stop).map(Some)
     }
@@ -225,7 +220,7 @@ impl Run<'_> {
             // A plain backup has links instead, which the operator may have mapped.
             tablespace_map: matches!(config.destination, Destination::Tar { .. }),
             manifest: config.manifest,
-            wait_for_archive: config.wal == WalMethod::None,
+            wait_for_archive: config.waits_for_archive(),
             verify_checksums: config.server_verifies_pages,
         };
         let command = options.command(facts.version).map_err(|error| Failure::Target(error.to_string()))?;

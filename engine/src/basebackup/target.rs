@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use crate::failure::Failure;
 use crate::sink::create_folder;
 
-/// Folders that this run writes to. Unless [`Claims::keep`] is called, dropping it removes what the run made.
-#[derive(Debug, Default)]
+/// Folders that this run writes to. Unless [`Claims::keep`] is called, dropping it removes what the run made, if
+/// that was asked for.
+#[derive(Debug)]
 pub(super) struct Claims {
+    clean: bool,
     made: Vec<Claim>,
     /// Folders between the claimed ones and those that were there before, these included.
     parents: Vec<PathBuf>,
@@ -17,13 +19,19 @@ pub(super) struct Claims {
 
 #[derive(Debug)]
 enum Claim {
-    /// Made by us, with its missing parents: removed from here down.
-    Made(PathBuf),
+    /// Made by us, and so were these parents, the nearest first. The folder is removed with what is in it, the
+    /// parents only as far as nobody else has put anything there meanwhile.
+    Made(PathBuf, Vec<PathBuf>),
     /// It was there and empty: emptied again.
     Found(PathBuf),
 }
 
 impl Claims {
+    /// No claims yet. `clean` says whether failures are cleaned up after.
+    pub(super) fn new(clean: bool) -> Self {
+        Self { clean, made: Vec::new(), parents: Vec::new() }
+    }
+
     /// Makes `path`, or takes it if it is an empty folder. Anything inside is somebody's data.
     pub(super) fn claim(&mut self, path: &Path, mode: u32) -> Result<(), Failure> {
         match fs::read_dir(path) {
@@ -41,11 +49,17 @@ impl Claims {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = create_folder(path, mode)
                     .map_err(|error| Failure::disk("create directory", path, error))?;
-                let topmost = made.unwrap_or_else(|| path.to_owned());
-                let above = path.ancestors().skip(1);
-                let new = above.clone().take_while(|folder| folder.starts_with(&topmost)).count();
-                self.parents.extend(above.take(new + 1).map(Path::to_owned));
-                self.made.push(Claim::Made(topmost));
+                let Some(topmost) = made else {
+                    return Err(Failure::Target(format!(
+                        "\"{}\" is a link that leads nowhere\n\
+                         HINT: mount or make what it leads to, or name another folder.",
+                        path.display()
+                    )));
+                };
+                let above = || path.ancestors().skip(1).map(Path::to_owned);
+                let new: Vec<_> = above().take_while(|folder| folder.starts_with(&topmost)).collect();
+                self.parents.extend(above().take(new.len() + 1));
+                self.made.push(Claim::Made(path.to_owned(), new));
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => Err(Failure::Target(format!(
@@ -80,7 +94,9 @@ impl Claims {
         let mut failures = Vec::new();
         for claim in self.made.drain(..).rev() {
             let removed = match &claim {
-                Claim::Made(path) => fs::remove_dir_all(path).map_err(|error| (path, error)),
+                Claim::Made(path, parents) => fs::remove_dir_all(path)
+                    .map_err(|error| (path, error))
+                    .inspect(|()| remove_while_empty(parents)),
                 Claim::Found(path) => remove_content(path).map_err(|error| (path, error)),
             };
             match removed {
@@ -96,7 +112,18 @@ impl Claims {
 impl Drop for Claims {
     fn drop(&mut self) {
         // Reached with claims left only when the run unwinds; there is nobody to tell.
-        self.remove_all();
+        if self.clean {
+            self.remove_all();
+        }
+    }
+}
+
+/// The first that is not empty ends it: what others have put there stays, and so does all above.
+fn remove_while_empty(parents: &[PathBuf]) {
+    for parent in parents {
+        if fs::remove_dir(parent).is_err() {
+            return;
+        }
     }
 }
 
@@ -121,13 +148,19 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let (new, found) = (scratch.path().join("a/b/c"), scratch.path().join("found"));
         fs::create_dir(&found).expect("made");
-        let mut claims = Claims::default();
+        let mut claims = Claims::new(true);
         claims.claim(&new, 0o700).expect("absent is fine");
         claims.claim(&found, 0o700).expect("empty is fine");
         fs::create_dir(new.join("base")).expect("made");
         fs::write(found.join("file"), b"x").expect("written");
         assert!(claims.remove().is_empty());
         assert!(!scratch.path().join("a").exists());
+        // A parent that somebody else uses by now is not ours to remove.
+        let mut claims = Claims::new(true);
+        claims.claim(&scratch.path().join("date/db1"), 0o700).expect("absent is fine");
+        fs::create_dir(scratch.path().join("date/db2")).expect("made");
+        assert!(claims.remove().is_empty());
+        assert!(!scratch.path().join("date/db1").exists() && scratch.path().join("date/db2").exists());
         assert!(found.exists() && fs::read_dir(&found).expect("readable").next().is_none());
     }
 
@@ -135,19 +168,24 @@ mod tests {
     fn refuses_what_is_in_use() {
         let scratch = tempfile::tempdir().expect("a temporary folder");
         fs::write(scratch.path().join(".hidden"), b"x").expect("written");
-        let refused = Claims::default().claim(scratch.path(), 0o700).expect_err("not empty");
+        let refused = Claims::new(true).claim(scratch.path(), 0o700).expect_err("not empty");
         assert!(refused.to_string().contains("exists but is not empty"), "{refused}");
         let file = scratch.path().join(".hidden");
-        let refused = Claims::default().claim(&file, 0o700).expect_err("a file");
+        let refused = Claims::new(true).claim(&file, 0o700).expect_err("a file");
         assert!(refused.to_string().contains("not a directory"), "{refused}");
         assert!(file.exists());
+        let link = scratch.path().join("link");
+        std::os::unix::fs::symlink("/nonexistent/place", &link).expect("linked");
+        let refused = Claims::new(true).claim(&link, 0o700).expect_err("leads nowhere");
+        assert!(refused.to_string().contains("leads nowhere"), "{refused}");
+        assert!(link.symlink_metadata().is_ok());
     }
 
     #[test]
     fn keep_keeps() {
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let path = scratch.path().join("kept");
-        let mut claims = Claims::default();
+        let mut claims = Claims::new(true);
         claims.claim(&path, 0o750).expect("absent is fine");
         claims.keep();
         assert!(path.exists());

@@ -9,7 +9,6 @@ use crossbeam::channel::bounded;
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_protocol::replication::BackupPosition;
 
-use super::config::WalMethod;
 use super::finish::MANIFEST_TMP;
 use super::outputs::Outputs;
 use super::prepare::ServerFacts;
@@ -60,16 +59,18 @@ impl Run<'_> {
         let (ledger_input, arrivals) = bounded(LEDGER_QUEUE);
         let spooling = |error| Failure::disk("write a temporary file in", scratch, error);
         let ledger = Ledger::new(scratch).map_err(spooling)?;
-        let switch = self.stop.clone();
+        let (switch, place) = (self.stop.clone(), scratch.to_owned());
         let ledger = thread::Builder::new()
             .name("ledger".into())
             .spawn(move || {
-                let spool = ledger.run(&arrivals);
-                if spool.is_err() {
-                    // Told by whoever joins this thread.
-                    switch.throw_quietly();
+                let _told = switch.tell_of_panics("the ledger");
+                match ledger.run(&arrivals) {
+                    Ok(spool) => Some(spool),
+                    Err(error) => {
+                        switch.throw(Failure::disk("write a temporary file in", place, error));
+                        None
+                    }
                 }
-                spool
             })
             .map_err(|error| Failure::disk("start thread", "ledger", error))?;
         let layout = Layout {
@@ -93,25 +94,28 @@ impl Run<'_> {
         }
 
         self.progress.enter(Phase::Receiving);
-        let received = self.receive(begun, facts, outputs, feeder);
-        match &received {
-            Ok((end, _)) => ended(end),
-            Err(_) => self.stop.throw_quietly(),
-        }
-        self.progress.enter(Phase::Settling);
-        pipeline.finish(self.stop);
-        let spool = ledger
-            .join()
-            .map_err(|_| Failure::Target("the ledger thread panicked; this is a bug in pgstrata".into()))?;
-        let spool = match spool {
-            Ok(spool) => spool,
-            Err(error) => {
-                self.stop.throw(spooling(error));
-                return Err(Failure::Stopped);
+        let received = match self.receive(begun, facts, outputs, feeder) {
+            // All data has come, and is kept for a look at it: it is to be written out like any other.
+            Err(Failure::ServerChecksum) => Err(Failure::ServerChecksum),
+            Err(Failure::Stopped) => {
+                self.stop.throw_quietly();
+                Err(Failure::Stopped)
+            }
+            Err(failure) => {
+                self.stop.throw(failure);
+                Err(Failure::Stopped)
+            }
+            Ok(received) => {
+                ended(&received.0);
+                Ok(received)
             }
         };
+        self.progress.enter(Phase::Settling);
+        pipeline.finish();
+        let spool = ledger.join().ok().flatten();
         let (end, manifest) = received?;
         self.check_stopped()?;
+        let spool = spool.ok_or(Failure::Stopped)?;
         Ok(Transferred { end, pipeline, spool, manifest })
     }
 
@@ -129,7 +133,7 @@ impl Run<'_> {
         let mut reader = manifest.as_ref().map(File::try_clone).transpose().map_err(reading)?;
         let Begun { start, archives, mut stream } = begun;
         let (progress, observer) = (&**self.progress, &**self.observer);
-        let may_wait = self.config.wal == WalMethod::None;
+        let may_wait = self.config.waits_for_archive();
         let expected = ExpectedStream { typed, may_wait, tablespaces: archives, manifest };
         let source = StreamSource::new(expected, outputs.sink(), feeder, progress, observer);
         let end = source.drive(&mut stream)?;

@@ -42,15 +42,14 @@ pub(super) struct BaseBackupArgs {
     /// Location for the write-ahead log directory
     #[arg(long, value_name = "WALDIR", help_heading = "Options controlling the output")]
     waldir: Option<PathBuf>,
-    /// Include required WAL files with specified method
+    /// Include required WAL files with specified method (default: stream)
     #[arg(
         short = 'X',
         long,
         value_name = "none|fetch|stream",
-        default_value = "stream",
         help_heading = "Options controlling the output"
     )]
-    wal_method: String,
+    wal_method: Option<String>,
     /// Receive and verify everything, and keep nothing: what the server and the network can do
     #[arg(long, conflicts_with_all = ["pgdata", "write_recovery_conf", "waldir"], help_heading = "Options controlling the output")]
     discard: bool,
@@ -123,7 +122,7 @@ pub(super) struct BaseBackupArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Engine options")]
     workers: Option<u16>,
     /// Seconds of silence, but for the wait for its checkpoint, after which the server counts as lost (0 for never)
-    #[arg(long, value_name = "SECS", default_value_t = 300, help_heading = "Engine options")]
+    #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(..=31_536_000), help_heading = "Engine options")]
     stall_timeout: u64,
     /// Write progress and summary to stdout as JSON, an object a line
     #[arg(long, help_heading = "Engine options")]
@@ -135,6 +134,7 @@ pub(super) struct BaseBackupArgs {
         long,
         value_name = "INTERVAL",
         default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(..=31_536_000),
         help_heading = "Connection options"
     )]
     status_interval: u64,
@@ -288,7 +288,10 @@ impl BaseBackupArgs {
     }
 
     fn wal_method(&self) -> anyhow::Result<WalMethod> {
-        let method = match self.wal_method.as_str() {
+        if self.discard && self.wal_method.as_deref().is_some_and(|method| !matches!(method, "n" | "none")) {
+            bail!("options --discard and --wal-method cannot be used together: no WAL is kept either");
+        }
+        let method = match self.wal_method.as_deref().unwrap_or("stream") {
             "n" | "none" => WalMethod::None,
             "f" | "fetch" => WalMethod::Fetch,
             "s" | "stream" => WalMethod::Stream(SlotChoice::Temporary),

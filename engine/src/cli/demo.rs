@@ -19,6 +19,7 @@ use crate::demo::{
 };
 use crate::postmaster::PostmasterError;
 use crate::stop::Stop;
+use crate::verify::VerifyReport;
 
 /// Back up a server made for the purpose, boot the copy, and compare it with the source
 ///
@@ -165,6 +166,7 @@ impl DemoObserver for Stage {
             Step::Program => "looking for a PostgreSQL server",
             Step::Source => "making a source with data",
             Step::Backup => "starting the writer",
+            Step::Verify => "reading the copy back",
             Step::Boot => "booting the copy",
             Step::Compare => "comparing copy and source",
         };
@@ -216,6 +218,7 @@ fn event(done: Done<'_>) -> Value {
         Done::Program(report) => ("program", serde_json::to_value(report)),
         Done::Source(report) => ("source", serde_json::to_value(report)),
         Done::Backup(report) => ("backup", serde_json::to_value(report)),
+        Done::Verify(report) => ("verify", serde_json::to_value(report)),
         Done::Boot(report) => ("boot", serde_json::to_value(report)),
         Done::Compare(report) => ("compare", serde_json::to_value(report)),
     };
@@ -229,6 +232,7 @@ fn lines(done: Done<'_>, colour: bool) -> String {
         Done::Program(report) => ("server", program(report)),
         Done::Source(report) => ("source", source(report)),
         Done::Backup(report) => ("backup", backup(report)),
+        Done::Verify(report) => ("verify", verify(report)),
         Done::Boot(report) => ("boot", boot(report)),
         Done::Compare(report) => ("compare", comparison(report)),
     };
@@ -273,11 +277,31 @@ fn backup(report: &Report) -> Vec<String> {
             report.checksum_algorithm
         ),
         format!(
-            "{:.2} CPU seconds, {} memory, {}, limited by {}",
+            "{:.2} CPU seconds, {} memory, disk back end {}, limited by {}",
             report.cpu_seconds,
             human_bytes(report.peak_memory),
             report.io,
             report.limited_by
+        ),
+    ]
+}
+
+fn verify(report: &VerifyReport) -> Vec<String> {
+    vec![
+        format!(
+            "{} files, {}, read back and compared with the manifest in {}, {:.0} MB/s",
+            HumanCount(report.files),
+            human_bytes(report.bytes),
+            human_seconds(report.seconds.total),
+            report.bytes_per_second / 1e6
+        ),
+        format!(
+            "disk back end {}, {} came from the page cache",
+            report.io,
+            match report.bytes_from_cache {
+                0 => "nothing".to_owned(),
+                bytes => human_bytes(bytes),
+            }
         ),
     ]
 }
@@ -296,7 +320,9 @@ fn comparison(report: &Comparison) -> Vec<String> {
         ),
         format!(
             "ledger: transactions 1 to {} without a hole; {} committed before the backup, {} by its end",
-            ledger.in_copy, ledger.before, ledger.by_end_lsn
+            HumanCount(ledger.in_copy),
+            HumanCount(ledger.before),
+            HumanCount(ledger.by_end_lsn)
         ),
         format!(
             "{} balances are the sum of their ledger lines; unlogged table empty",

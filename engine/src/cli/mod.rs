@@ -50,6 +50,12 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
     open_files::raise_limit();
     let outcome = match &program.command {
         Command::BaseBackup(args) => run_basebackup::run(args),

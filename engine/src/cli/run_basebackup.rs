@@ -18,6 +18,8 @@ use crate::stop::Stop;
 
 /// Does what the arguments ask. Failures are told here, and once.
 pub(super) fn run(args: &BaseBackupArgs) -> anyhow::Result<()> {
+    // Every file and folder is made with the mode that the server's has; nothing is to be taken from that.
+    rustix::process::umask(rustix::fs::Mode::empty());
     let outcome = args.resolve().and_then(|config| with_password(args, config));
     match &outcome {
         Ok(report) if args.json => {
@@ -49,10 +51,13 @@ fn told(error: &anyhow::Error) -> String {
 
 fn with_password(args: &BaseBackupArgs, mut config: BaseBackupConfig) -> anyhow::Result<Report> {
     let stop = Stop::new();
-    throw_on_signal(&stop)?;
+    let signals = throw_on_signal(&stop)?;
     match attempt(args, &config, &stop) {
         Err(Failure::Connect(ConnectError::PasswordRequired { .. })) if args.connection.may_ask() => {
+            // There is nothing to end in order while the terminal is asked.
+            signals.end_at_once(true);
             config.connection = ask(config.connection)?;
+            signals.end_at_once(false);
             Ok(attempt(args, &config, &stop)?)
         }
         outcome => Ok(outcome?),

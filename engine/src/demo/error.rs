@@ -109,6 +109,18 @@ pub enum DemoError {
     /// The writer's thread ended before it was told to.
     #[error("the writer ended early; this is a bug in pgstrata")]
     Writer,
+    /// The files of the copy are not those that the server sent.
+    #[error(
+        "{count} files or folders of the copy do not match the server's manifest\n{}\n\
+         HINT: this is a bug in pgstrata or damage by this machine; run it again with --keep and look at them.",
+        findings.join("\n")
+    )]
+    Damaged {
+        /// How many problems there are.
+        count: u64,
+        /// The first of them.
+        findings: Vec<String>,
+    },
     /// The copy is not what it must be.
     #[error(
         "the copy does not match the source\n{}\n\

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::report::{BootReport, Comparison, ProgramReport, SourceReport};
 use crate::basebackup::{Observer, Progress, Report};
+use crate::verify::VerifyReport;
 
 /// A step, in the order in which they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub enum Step {
     Source,
     /// Backing it up while a writer commits transactions.
     Backup,
+    /// Reading the copy's files back.
+    Verify,
     /// Booting the copy.
     Boot,
     /// Comparing the copy with the source.
@@ -30,6 +33,8 @@ pub enum Done<'a> {
     Source(&'a SourceReport),
     /// The backup is complete.
     Backup(&'a Report),
+    /// What lies on disk is what the server sent.
+    Verify(&'a VerifyReport),
     /// The copy is up.
     Boot(&'a BootReport),
     /// Everything matches.

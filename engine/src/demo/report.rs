@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::basebackup::Report;
+use crate::verify::VerifyReport;
 
 /// All of it.
 #[derive(Clone, Debug, Serialize)]
@@ -15,6 +16,8 @@ pub struct DemoReport {
     pub source: SourceReport,
     /// The backup. Its CPU seconds are those of this process during the backup, the writer included.
     pub backup: Report,
+    /// The copy's files, read back. Its CPU seconds are those of this process during that.
+    pub verify: VerifyReport,
     /// The copy's start.
     pub boot: BootReport,
     /// The comparison.

@@ -25,6 +25,7 @@ use crate::basebackup::{
 use crate::failure::Failure;
 use crate::postmaster::{Cluster, InitOptions, Server, ServerProgram, Shutdown, Unprivileged};
 use crate::stop::Stop;
+use crate::verify::{VerifyConfig, VerifyProgress, VerifyReport, verify_directory};
 
 /// Settings of both servers. They take no TCP connections, and their sockets lie in folders of their own that are
 /// closed to others: nobody else on the machine gets to them.
@@ -40,6 +41,9 @@ const SOURCE_SETTINGS: [(&str, &str); 2] = [("fsync", "off"), ("max_wal_size", "
 
 /// Transactions that are committed before the backup begins.
 const WARM_UP: u64 = 200;
+
+/// Problems of a copy that are told.
+const SHOWN_PROBLEMS: usize = 20;
 
 /// What source and copy take beside the data: system catalogues, WAL, the writer's changes.
 const OVERHEAD: u64 = 1 << 30;
@@ -118,6 +122,7 @@ impl Demo<'_> {
     ) -> Result<DemoReport, DemoError> {
         let (source, source_report) = self.make_source(program, scratch)?;
         let (backup, expected) = self.back_up(&source, scratch)?;
+        let verify = self.verify(scratch)?;
         let (copy, boot) = self.boot(program, scratch)?;
         let comparison = self.compare(&source.server, &copy, expected)?;
         // Kept, they are to start without recovery.
@@ -125,7 +130,15 @@ impl Demo<'_> {
         copy.stop(mode)?;
         source.server.stop(mode)?;
         self.check_stopped()?;
-        Ok(DemoReport { program: report, source: source_report, backup, boot, comparison, seconds: 0.0 })
+        Ok(DemoReport {
+            program: report,
+            source: source_report,
+            backup,
+            verify,
+            boot,
+            comparison,
+            seconds: 0.0,
+        })
     }
 
     fn check_stopped(&self) -> Result<(), DemoError> {
@@ -221,6 +234,23 @@ impl Demo<'_> {
         self.observer.ends(Done::Backup(&report));
         let by_end_lsn = journal.committed_by(end);
         Ok((report, LedgerReport { before, by_end_lsn, in_copy: 0, begun }))
+    }
+
+    /// Reads what lies on disk back, before a server changes it.
+    fn verify(&self, scratch: &Scratch) -> Result<VerifyReport, DemoError> {
+        self.observer.begins(Step::Verify);
+        let config = VerifyConfig::of(scratch.join("copy"));
+        let (cpu_before, _) = process_usage();
+        // The report carries the problems too.
+        let progress = VerifyProgress::new(|_| {});
+        let mut report = verify_directory(&config, &progress, self.stop)?;
+        report.cpu_seconds -= cpu_before;
+        if !report.verified {
+            let findings = report.problems.iter().take(SHOWN_PROBLEMS).map(ToString::to_string).collect();
+            return Err(DemoError::Damaged { count: report.problem_count, findings });
+        }
+        self.observer.ends(Done::Verify(&report));
+        Ok(report)
     }
 
     fn boot(&self, program: &ServerProgram, scratch: &Scratch) -> Result<(Server, BootReport), DemoError> {

@@ -105,6 +105,7 @@ impl Pipeline {
             let (layout, pool, stop) = (layout.clone(), pool.clone(), stop.clone());
             let clock = StageClock::start(Arc::clone(counters));
             let thread = spawn(format!("write-{number}"), move || {
+                let _told = stop.tell_of_panics("a writer");
                 // A ring belongs to the thread that made it.
                 let Layout { mode, depth, alignment, .. } = layout;
                 let opened_disk = match &layout.faults {
@@ -143,7 +144,11 @@ impl Pipeline {
                 stop: stop.clone(),
                 clock: StageClock::start(Arc::clone(counters)),
             };
-            threads.push(spawn(format!("check-{number}"), move || lane.run())?);
+            let switch = stop.clone();
+            threads.push(spawn(format!("check-{number}"), move || {
+                let _told = switch.tell_of_panics("a worker lane");
+                lane.run();
+            })?);
             lanes.push(input);
         }
 
@@ -153,21 +158,17 @@ impl Pipeline {
     }
 
     /// Waits until everything that was fed is checked, written and synced. The feeder must be gone by now.
-    pub fn finish(&mut self, stop: &Stop<Failure>) {
+    pub fn finish(&mut self) {
         for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                stop.throw(Failure::Target("a pipeline thread panicked; this is a bug in pgstrata".into()));
-            }
+            // A thread that panicked has thrown the switch.
+            let _ = thread.join();
         }
     }
 }
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
-        for thread in self.threads.drain(..) {
-            // Only reached on the way out of a failure that is told elsewhere.
-            let _ = thread.join();
-        }
+        self.finish();
     }
 }
 

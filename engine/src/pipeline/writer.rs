@@ -5,6 +5,7 @@
 //! of open files is bounded by [`MAX_OPEN`].
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -53,7 +54,7 @@ pub(super) struct Writer {
     /// Outputs that are complete and wait for their sync.
     complete: VecDeque<u64>,
     syncs_in_flight: usize,
-    finished: Vec<Completion>,
+    reaped: Vec<Completion>,
 }
 
 struct Open {
@@ -82,7 +83,7 @@ impl Writer {
             open: HashMap::new(),
             complete: VecDeque::new(),
             syncs_in_flight: 0,
-            finished: Vec::new(),
+            reaped: Vec::new(),
         }
     }
 
@@ -117,15 +118,15 @@ impl Writer {
         if self.disk.in_flight() > 0 {
             let waits_for_work = self.input.is_empty() && self.has_room();
             self.clock.book(Spent::Busy);
-            let mut finished = std::mem::take(&mut self.finished);
+            let mut finished = std::mem::take(&mut self.reaped);
             self.disk
                 .reap(true, &mut finished)
                 .map_err(|error| Failure::disk("wait for the device under", "the target", error))?;
             self.clock.book(if waits_for_work && *more { Spent::Starved } else { Spent::Busy });
             for completion in finished.drain(..) {
-                self.complete(completion)?;
+                self.on_completion(completion)?;
             }
-            self.finished = finished;
+            self.reaped = finished;
         } else if *more {
             self.clock.book(Spent::Busy);
             match self.input.recv() {
@@ -158,12 +159,16 @@ impl Writer {
         let alignment = self.disk.alignment();
         let length = buffer.len().next_multiple_of(alignment);
         let end = chunk.offset + length as u64;
-        if end > open.reserved && chunk.ends_at.is_none() {
+        if end > open.reserved && chunk.ends_at.is_none() && open.output.size.is_none() {
             let step = end.next_multiple_of(RESERVE_STEP);
-            open.file
-                .preallocate(step)
-                .map_err(|error| Failure::disk("reserve space for", open.output.display_path(), error))?;
-            open.reserved = step;
+            match open.file.preallocate(step) {
+                Ok(_) => open.reserved = step,
+                // The output may end before that much is needed. If not, the write itself will say so.
+                Err(error) if is_full(&error) => {}
+                Err(error) => {
+                    return Err(Failure::disk("reserve space for", open.output.display_path(), error));
+                }
+            }
         }
         open.reserved = open.reserved.max(end);
         open.writes_in_flight += 1;
@@ -180,7 +185,7 @@ impl Writer {
                 .map_err(|error| failed("create file", error))?;
         let mut reserved = 0;
         // A file of one buffer is written in one piece, which reserves its space as well.
-        if let Some(size) = output.size.filter(|size| *size > SMALL_FILE) {
+        if let Some(size) = output.size.filter(|size| *size >= SMALL_FILE) {
             let size = size.next_multiple_of(self.disk.alignment() as u64);
             file.preallocate(size).map_err(|error| failed("reserve space for", error))?;
             reserved = size;
@@ -195,7 +200,7 @@ impl Writer {
         })
     }
 
-    fn complete(&mut self, completion: Completion) -> Result<(), Failure> {
+    fn on_completion(&mut self, completion: Completion) -> Result<(), Failure> {
         let number = completion.token;
         let open = self.open.get_mut(&number).expect("every operation belongs to an open output");
         let path = || open.output.display_path();
@@ -256,5 +261,9 @@ impl Writer {
     }
 }
 
-/// Up to this length a file's space is not reserved beforehand.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Below this length a file's space is not reserved beforehand.
 const SMALL_FILE: u64 = 256 << 10;

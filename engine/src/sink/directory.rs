@@ -4,7 +4,7 @@
 //! server starts from the directory. Links are made for tablespaces only, and only to where the server's own
 //! list and the operator's mapping say.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -31,8 +31,6 @@ pub struct DirectorySink {
     wal: Option<Arc<Folder>>,
     /// Folders that were there before the stream began, and may come in it.
     expected: HashSet<Vec<u8>>,
-    /// Tablespaces whose links are still to come.
-    unlinked: BTreeSet<u32>,
     archive: Option<ArchiveRoot>,
     /// The folder that the last file went to: files come folder by folder.
     last: Option<(Vec<u8>, Arc<Folder>)>,
@@ -55,10 +53,7 @@ impl DirectorySink {
         wal: Option<Arc<Folder>>,
         expected: HashSet<Vec<u8>>,
     ) -> Self {
-        // A tablespace inside the data directory is a folder there.
-        let is_outside = |oid: &u32| !expected.contains(format!("pg_tblspc/{oid}").as_bytes());
-        let unlinked = tablespaces.keys().copied().filter(is_outside).collect();
-        Self { base, tablespaces, wal, expected, unlinked, archive: None, last: None, made: Vec::new() }
+        Self { base, tablespaces, wal, expected, archive: None, last: None, made: Vec::new() }
     }
 
     /// The folders that were made, for their syncs.
@@ -112,7 +107,6 @@ impl DirectorySink {
         let mapped = oid.and_then(|oid| self.tablespaces.get(&oid)).map(Arc::clone).ok_or_else(|| {
             Failure::stream(format!("link \"{shown}\""), &"only a tablespace's pg_tblspc/OID may be a link")
         })?;
-        self.unlinked.retain(|unlinked| Some(*unlinked) != oid);
         let (folder, name) = self.place(path)?;
         rustix::fs::symlinkat(&mapped.path, &folder.handle, name)
             .map_err(|error| Failure::disk("create link", folder.path.join(name), error))
@@ -164,14 +158,8 @@ impl Sink for DirectorySink {
     }
 
     fn end_archive(&mut self, _: &mut Feeder) -> Result<(), Failure> {
-        let ended = self.archive.take();
-        match self.unlinked.first().filter(|_| ended.is_some_and(|archive| archive.is_base)) {
-            None => Ok(()),
-            Some(oid) => Err(Failure::stream(
-                format!("tablespace {oid}"),
-                &format!("the data directory came without its link pg_tblspc/{oid}"),
-            )),
-        }
+        self.archive = None;
+        Ok(())
     }
 }
 

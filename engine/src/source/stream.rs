@@ -241,7 +241,9 @@ impl<'a> StreamSource<'a> {
     }
 
     fn begin_member(&mut self, header: &TarMember) -> Result<(), Failure> {
-        self.check_place(header)?;
+        if !self.has_place(header)? {
+            return Ok(());
+        }
         let MemberKind::File { size } = header.kind else {
             return self.sink.begin_member(&mut self.feeder, header, None);
         };
@@ -261,16 +263,16 @@ impl<'a> StreamSource<'a> {
         self.prefix.as_ref().is_some_and(Vec::is_empty)
     }
 
-    /// Refuses what a server has no reason to send: links other than those of its own list of tablespaces, and
-    /// members of a tablespace that lie beside its version's folder.
-    fn check_place(&self, header: &TarMember) -> Result<(), Failure> {
+    /// Refuses what a server has no reason to send: links that are no tablespaces or contradict its own list of
+    /// them, and members of a tablespace that lie beside its version's folder. Says whether the member is to be kept.
+    fn has_place(&self, header: &TarMember) -> Result<bool, Failure> {
         let path = header.path.as_bytes();
         if let MemberKind::Symlink { target } = &header.kind {
-            return self.check_link(path, target);
+            return self.is_listed(path, target);
         }
         let top = path.split(|byte| *byte == b'/').next().unwrap_or_default();
         if self.in_base() || is_version_folder(top) {
-            return Ok(());
+            return Ok(true);
         }
         let found = path.escape_ascii();
         Err(broken(&format!(
@@ -278,19 +280,31 @@ impl<'a> StreamSource<'a> {
         )))
     }
 
-    fn check_link(&self, path: &[u8], target: &[u8]) -> Result<(), Failure> {
+    /// A tablespace that was made after the server listed them has its link in the stream, but no archive.
+    /// Replay makes it anew, link included; what the link leads to here is the live server's, so it is left out.
+    fn is_listed(&self, path: &[u8], target: &[u8]) -> Result<bool, Failure> {
         let refuse = |why: &str| {
             let (path, target) = (path.escape_ascii(), target.escape_ascii());
             Err(Failure::stream(format!("link \"{path}\" to \"{target}\""), &why))
         };
         let oid = path.strip_prefix(b"pg_tblspc/").filter(|_| self.in_base());
-        let Some(oid) = oid.and_then(|oid| std::str::from_utf8(oid).ok()) else {
+        // One spelling for each OID: a sign or a leading zero is not how a server names a link.
+        let number = |oid: &[u8]| {
+            let number: u32 = std::str::from_utf8(oid).ok()?.parse().ok()?;
+            (number.to_string().as_bytes() == oid).then_some(number)
+        };
+        let Some(oid) = oid.and_then(number) else {
             return refuse("only pg_tblspc/OID may be a link");
         };
-        let named = |archive: &&Archive| archive.tablespace.is_some_and(|known| known.to_string() == oid);
+        let named = |archive: &&Archive| archive.tablespace == Some(oid);
         match self.tablespaces.iter().find(named) {
-            None => refuse("it leads to none of the server's tablespaces"),
-            Some(archive) if archive.location == target => Ok(()),
+            None => {
+                self.observer.warning(&format!(
+                    "tablespace {oid} was created while the backup ran; its link is left to WAL replay"
+                ));
+                Ok(false)
+            }
+            Some(archive) if archive.location == target => Ok(true),
             Some(archive) => {
                 let listed = archive.location.escape_ascii();
                 refuse(&format!("the server's list of tablespaces says \"{listed}\""))

@@ -12,7 +12,8 @@ use std::path::Path;
 
 use crossbeam::channel::Receiver;
 use pgstrata_protocol::manifest::{
-    ChecksumValue, ManifestError, ManifestEvent, ManifestFile, ManifestSummary, read_manifest,
+    ChecksumAlgorithm, ChecksumValue, ManifestError, ManifestEvent, ManifestFile, ManifestSummary,
+    read_manifest,
 };
 use pgstrata_protocol::{Lsn, TimelineId};
 
@@ -146,6 +147,7 @@ impl Comparison {
 pub fn compare_with_manifest(
     manifest: impl Read,
     spool: Spool,
+    algorithm: ChecksumAlgorithm,
 ) -> Result<(Comparison, ManifestSummary), ManifestError<io::Error>> {
     let mut records = Records {
         spool: BufReader::with_capacity(256 << 10, spool.file),
@@ -154,7 +156,7 @@ pub fn compare_with_manifest(
     };
     let mut comparison = Comparison::default();
     let summary = read_manifest(manifest, &mut |event| match event {
-        ManifestEvent::File(file) => compare_file(&mut records, &file, &mut comparison),
+        ManifestEvent::File(file) => compare_file(&mut records, &file, algorithm, &mut comparison),
         ManifestEvent::WalRange { start, end, timeline } => {
             let (start, end) = ((start, timeline), (end, timeline));
             comparison.wal_start = Some(comparison.wal_start.map_or(start, |first| first.min(start)));
@@ -171,7 +173,12 @@ pub fn compare_with_manifest(
     Ok((comparison, summary))
 }
 
-fn compare_file(records: &mut Records, file: &ManifestFile, comparison: &mut Comparison) -> io::Result<()> {
+fn compare_file(
+    records: &mut Records,
+    file: &ManifestFile,
+    algorithm: ChecksumAlgorithm,
+    comparison: &mut Comparison,
+) -> io::Result<()> {
     let mut index = 0;
     loop {
         records.fill(index)?;
@@ -196,14 +203,24 @@ fn compare_file(records: &mut Records, file: &ManifestFile, comparison: &mut Com
         return Ok(());
     }
     match &file.checksum {
-        Some((algorithm, expected)) if expected.as_bytes() != record.checksum => {
+        None if algorithm == ChecksumAlgorithm::None => comparison.matched += 1,
+        Some((found, expected)) if *found == algorithm && expected.as_bytes() == record.checksum => {
+            comparison.matched += 1;
+        }
+        Some((found, expected)) if *found == algorithm => {
             let found = hex(&record.checksum);
             comparison.problem(
                 &file.path,
                 format_args!("{algorithm} checksum found {found}, expected {expected} by the manifest"),
             );
         }
-        _ => comparison.matched += 1,
+        other => {
+            let found = other.as_ref().map_or(ChecksumAlgorithm::None, |(found, _)| *found);
+            comparison.problem(
+                &file.path,
+                format_args!("the manifest has a checksum by {found}, expected one by {algorithm}"),
+            );
+        }
     }
     Ok(())
 }

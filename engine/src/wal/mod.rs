@@ -3,5 +3,5 @@
 mod receiver;
 mod segments;
 
-pub use receiver::{WalReceiver, WalReceiverConfig};
+pub use receiver::{MadeSlot, SlotState, WalReceiver, WalReceiverConfig};
 pub use segments::{SegmentWriter, WalDestination};

@@ -4,7 +4,7 @@
 //! backup needs. The receiver ends by itself once it has everything up to the position it was told.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,6 +31,8 @@ use crate::stop::Stop;
 
 /// How long the server may take to end the stream once it was asked to.
 const END_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a waiting session shows that it is not idle.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// PostgreSQL's epoch, 2000-01-01, in seconds since 1970 (`POSTGRES_EPOCH_JDATE`, `datatype/timestamp.h`).
 const POSTGRES_EPOCH: u64 = 946_684_800;
 
@@ -47,8 +49,39 @@ pub struct WalReceiverConfig {
     pub status_interval: Duration,
     /// After how much silence the server counts as lost, although it was asked for a sign; zero for never.
     pub stall_timeout: Duration,
-    /// Set once a permanent slot was made, which a failed run has to drop.
-    pub slot_created: Arc<AtomicBool>,
+    /// What has become of the permanent slot that was to be made; a failed run has to see to it.
+    pub made_slot: Arc<MadeSlot>,
+}
+
+/// Whether a run has made a permanent slot on the server.
+#[derive(Debug, Default)]
+pub struct MadeSlot(AtomicU8);
+
+/// What is known of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotState {
+    /// It was not asked for, or the server refused to make it.
+    NotMade,
+    /// It was asked for, and nobody knows whether the server made it.
+    Asked,
+    /// The server made it.
+    Made,
+}
+
+impl MadeSlot {
+    /// What is known.
+    #[must_use]
+    pub fn state(&self) -> SlotState {
+        match self.0.load(Ordering::Acquire) {
+            0 => SlotState::NotMade,
+            1 => SlotState::Asked,
+            _ => SlotState::Made,
+        }
+    }
+
+    fn set(&self, state: SlotState) {
+        self.0.store(state as u8, Ordering::Release);
+    }
 }
 
 /// A connected receiver. Dropping it before [`WalReceiver::finish`] ends the run that it belongs to.
@@ -73,7 +106,9 @@ impl WalReceiver {
         let (stop_at, target) = watch::channel(None);
         let (progress, switch) = (Arc::clone(progress), stop.clone());
         let thread = thread::Builder::new().name("wal".into()).spawn(move || {
-            let work = receive(config, &progress, notices, &ready, begin, target);
+            let _told = switch.tell_of_panics("the WAL receiver");
+            let mut ready = Some(ready);
+            let work = receive(config, &progress, notices, &mut ready, begin, target);
             let outcome = ControlRuntime::new()
                 .map_err(|error| Failure::disk("start the runtime of", "the WAL receiver", error))
                 .and_then(|runtime| runtime.block_on(switch.unless_thrown(work)));
@@ -81,11 +116,10 @@ impl WalReceiver {
                 Ok(bytes) => Some(bytes),
                 Err(failure) => {
                     // Before the start it is told to whoever waits for us, later through the switch.
-                    if let Err(unsent) = ready.try_send(Err(failure))
-                        && let Err(failure) = unsent.into_inner()
-                        && !matches!(failure, Failure::Stopped)
-                    {
-                        switch.throw(Failure::wal(&failure));
+                    match (ready, failure) {
+                        (Some(ready), failure) => drop(ready.send(Err(failure))),
+                        (None, Failure::Stopped) => {}
+                        (None, failure) => switch.throw(Failure::wal(&failure)),
                     }
                     None
                 }
@@ -123,7 +157,6 @@ impl WalReceiver {
         if let Ok(bytes) = thread.join() {
             return bytes;
         }
-        self.stop.throw(Failure::wal(&"its thread panicked; this is a bug in pgstrata"));
         None
     }
 }
@@ -142,17 +175,19 @@ async fn receive(
     config: WalReceiverConfig,
     progress: &Progress,
     notices: NoticeSink,
-    ready: &Sender<Result<(), Failure>>,
+    ready: &mut Option<Sender<Result<(), Failure>>>,
     begin: oneshot::Receiver<SegmentWriter>,
     target: watch::Receiver<Option<Lsn>>,
 ) -> Result<u64, Failure> {
     let mut session = Session::connect(&config.connection, Purpose::Replication, notices).await?;
     session.set_stall_limit(Some(config.stall_timeout));
     check_system(&mut session, config.system_identifier).await?;
-    let slot = make_slot(&mut session, &config.slot, &config.slot_created).await?;
-    // Whoever waits for us has not given up: only this thread's end would make it.
-    let _ = ready.send(Ok(()));
-    let mut writer = begin.await.map_err(|_| Failure::Stopped)?;
+    let slot = make_slot(&mut session, &config.slot, &config.made_slot).await?;
+    if let Some(ready) = ready.take() {
+        // Whoever waits for us has not given up: only this thread's end would make it.
+        let _ = ready.send(Ok(()));
+    }
+    let mut writer = wait_for_begin(&mut session, begin).await?;
 
     let lost = |error| Failure::session("the WAL stream broke off", error);
     if writer.timeline().0 > 1 {
@@ -183,6 +218,23 @@ async fn receive(
     Ok(received)
 }
 
+/// Waits until the backup has begun, which a spread checkpoint may put off for long. The server must not take the
+/// session for an idle one meanwhile (`idle_session_timeout`, 14 and newer), so it is asked something.
+async fn wait_for_begin(
+    session: &mut Session,
+    mut begin: oneshot::Receiver<SegmentWriter>,
+) -> Result<SegmentWriter, Failure> {
+    loop {
+        match tokio::time::timeout(SIGN_OF_LIFE, &mut begin).await {
+            Ok(begun) => return begun.map_err(|_| Failure::Stopped),
+            Err(_) => {
+                let alive = session.simple_query(&identify_system()).await;
+                alive.map_err(|error| Failure::session("the WAL connection was lost", error))?;
+            }
+        }
+    }
+}
+
 async fn check_system(session: &mut Session, expected: u64) -> Result<(), Failure> {
     let results = session
         .simple_query(&identify_system())
@@ -204,7 +256,7 @@ async fn check_system(session: &mut Session, expected: u64) -> Result<(), Failur
 async fn make_slot(
     session: &mut Session,
     choice: &SlotChoice,
-    created: &AtomicBool,
+    made: &MadeSlot,
 ) -> Result<Option<String>, Failure> {
     let (name, temporary) = match choice {
         SlotChoice::None => return Ok(None),
@@ -218,9 +270,22 @@ async fn make_slot(
     let command = create_physical_slot(&name, temporary, true, session.server_version())
         .map_err(|error| Failure::Target(error.to_string()))?;
     let context = format!("could not create replication slot \"{name}\"");
-    session.simple_query(&command).await.map_err(|error| Failure::session(context, error))?;
-    created.store(!temporary, Ordering::Release);
-    Ok(Some(name))
+    if !temporary {
+        made.set(SlotState::Asked);
+    }
+    match session.simple_query(&command).await {
+        Ok(_) if temporary => Ok(Some(name)),
+        Ok(_) => {
+            made.set(SlotState::Made);
+            Ok(Some(name))
+        }
+        Err(error) => {
+            if error.server_error().is_some() {
+                made.set(SlotState::NotMade);
+            }
+            Err(Failure::session(context, error))
+        }
+    }
 }
 
 struct WalStream<'a> {
@@ -239,17 +304,27 @@ impl WalStream<'_> {
         let mut reported = Instant::now();
         let mut heard = Instant::now();
         let mut asked = false;
+        let mut fresh = false;
         loop {
             let flushed = self.writer.flushed();
             if self.take_events(&mut decoder)? {
-                return Err(Failure::Wal(format!(
-                    "the server ended the stream at {}, before the backup's end",
+                return Err(Failure::wal(&format!(
+                    "the server ended the stream at {}, before the backup's end: its timeline has changed\n\
+                     HINT: a backup cannot follow that; take it again on the new timeline.",
                     self.writer.written()
                 )));
             }
+            if std::mem::take(&mut fresh) {
+                // Counted from here: the time in which we wrote and synced is not the server's silence.
+                heard = Instant::now();
+                asked = false;
+            }
             let enough = target.borrow_and_update().is_some_and(|end| self.writer.written() >= end);
             if enough {
-                return self.end().await;
+                // All that is needed is here. However the stream ends now, it is no reason to fail.
+                let ended = tokio::time::timeout(END_PATIENCE, self.end()).await;
+                tracing::debug!(?ended, "WAL stream ended");
+                return Ok(());
             }
             let interval = self.config.status_interval;
             let due = !interval.is_zero() && reported.elapsed() >= interval;
@@ -280,10 +355,7 @@ impl WalStream<'_> {
             tokio::select! {
                 received = wait => {
                     let received = received.map_err(|error| Failure::session("the WAL stream broke off", error))?;
-                    if received.is_some() {
-                        heard = Instant::now();
-                        asked = false;
-                    }
+                    fresh = received.is_some();
                 }
                 changed = target.changed() => changed.map_err(|_| Failure::Stopped)?,
             }
@@ -323,7 +395,9 @@ impl WalStream<'_> {
         let time = since_1970().saturating_sub(Duration::from_secs(POSTGRES_EPOCH));
         let status = StandbyStatus {
             written: self.writer.written(),
-            flushed: self.writer.flushed(),
+            // Without a slot it stays unset, as pg_basebackup has it: the server must not take us for a
+            // synchronous standby.
+            flushed: if self.config.slot == SlotChoice::None { Lsn::INVALID } else { self.writer.flushed() },
             applied: Lsn::INVALID,
             sent_at: i64::try_from(time.as_micros()).unwrap_or(i64::MAX),
             reply_requested,
@@ -343,17 +417,13 @@ impl WalStream<'_> {
         let mut out = BytesMut::new();
         frontend::copy_done(&mut out);
         self.session.send(out).await.map_err(lost)?;
-        let deadline = Instant::now() + END_PATIENCE;
         loop {
             while let Some(event) = self.session.next_event().map_err(lost)? {
                 if matches!(event, CopyEvent::End) {
                     return self.session.resume().await.map(drop).map_err(lost);
                 }
             }
-            if self.session.receive_until(deadline).await.map_err(lost)?.is_none() {
-                // Everything that is needed is here; the connection's end tells the server the rest.
-                return Ok(());
-            }
+            self.session.receive().await.map_err(lost)?;
         }
     }
 }

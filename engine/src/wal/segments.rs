@@ -193,7 +193,10 @@ impl SegmentWriter {
             };
             file.sync_all().map_err(|error| Failure::disk("sync", path, error))?;
         }
-        self.mark_archived(&name)?;
+        // A server that goes on from the backup writes the rest of a begun segment, and archives it then.
+        if open.filled == self.size.bytes() {
+            self.mark_archived(&name)?;
+        }
         self.flushed = self.written;
         Ok(())
     }

@@ -14,7 +14,7 @@ const MAX_RATE: std::ops::RangeInclusive<u32> = 32..=1_048_576;
 
 /// What to ask of the server.
 ///
-/// The server is never asked to wait for its WAL archive: the WAL a backup needs is streamed or fetched beside it.
+/// The server is asked to wait for its WAL archive only where the WAL that the backup needs comes no other way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseBackupOptions {
     /// The label that `backup_label` carries; a single line.

@@ -149,7 +149,7 @@ fn manifests_that_do_not_match_themselves_are_refused() {
                 bytes
             }),
             ("a date".into(), text.replacen("22:13:20", "22:13:21", 1).into_bytes()),
-            ("no seal".into(), text[..seal].as_bytes().to_vec()),
+            ("no seal".into(), text.as_bytes()[..seal].to_vec()),
             ("no line end".into(), text.trim_end().as_bytes().to_vec()),
             ("more behind".into(), format!("{text}{{}}\n").into_bytes()),
             ("empty".into(), Vec::new()),

@@ -306,14 +306,6 @@ fn results_that_mean_nothing_are_refused() {
             backup.with_tablespace("16384", &location(2), Vec::new()).reply()
         };
         all.push(Case::answer("tablespace listed twice", major, twice).refused(&["16384", "twice"]));
-        // What the list announces has to come, as archive and as link.
-        let unlinked = move |place: &crate::case::Place| {
-            let location = place.dir.join("space").to_string_lossy().into_owned();
-            let mut backup = FakeBackup::honest(major).with_tablespace("16384", &location, Vec::new());
-            backup.members.remove(backup.members.len() - 2);
-            backup.reply()
-        };
-        all.push(Case::answer("tablespace without a link", major, unlinked).refused(&["16384"]));
         let outside = move |place: &crate::case::Place| {
             let location = place.dir.join("space/../other").to_string_lossy().into_owned();
             FakeBackup::honest(major).with_tablespace("16384", &location, Vec::new()).reply()
