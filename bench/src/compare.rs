@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::arguments::CompareOptions;
 use crate::cache::Cache;
@@ -105,11 +106,12 @@ impl Comparison {
     }
 }
 
-/// The last event of this name among the lines of JSON that the program under test printed.
-pub(crate) fn last_event(stdout: &str, name: &str) -> Option<serde_json::Value> {
-    stdout.lines().rev().find_map(|line| {
-        serde_json::from_str::<serde_json::Value>(line).ok().filter(|event| event["event"] == name)
-    })
+/// What the program under test reported about itself: the last JSON object that it printed, unless that is an event
+/// on the way.
+pub(crate) fn own_report(stdout: &str) -> Option<Value> {
+    let last = stdout.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok())?;
+    let is_report = last.is_object() && last.get("event").is_none_or(|event| event == "summary");
+    is_report.then_some(last)
 }
 
 /// The subject of a comparison of two commands.
@@ -127,11 +129,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_summary_is_found_among_other_lines() {
-        let stdout =
-            "{\"event\":\"progress\",\"bytes\":1}\nnoise\n{\"event\":\"summary\",\"io\":\"direct\"}\n";
-        assert_eq!(last_event(stdout, "summary").unwrap()["io"], "direct");
-        assert_eq!(last_event(stdout, "error"), None);
-        assert_eq!(last_event("", "summary"), None);
+    fn reports_are_told_from_events() {
+        let progress = r#"{"event":"progress","bytes":1}"#;
+        for (stdout, expected) in [
+            (format!("{progress}\nnoise\n{{\"event\":\"summary\",\"io\":\"direct\"}}\n"), Some("direct")),
+            ("{\"io\":\"threads\"}\n".to_owned(), Some("threads")),
+            (progress.to_owned(), None),
+            ("1\n".to_owned(), None),
+            ("backup successfully verified\n".to_owned(), None),
+            (String::new(), None),
+        ] {
+            let found = own_report(&stdout).map(|report| report["io"].as_str().unwrap().to_owned());
+            assert_eq!(found.as_deref(), expected, "{stdout}");
+        }
     }
 }

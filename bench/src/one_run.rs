@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pgstrata::postmaster::Server;
 
-use crate::compare::last_event;
+use crate::compare::own_report;
 use crate::invocation::Invocation;
 use crate::machine_cpu::MachineCpu;
 use crate::measure;
@@ -20,6 +20,6 @@ pub(crate) fn run(client: &Invocation, server: Option<&Server>, files: &Path) ->
     let machine_cpu_seconds = machine_cpu.end()?;
     let server_cpu_seconds = server_cpu.map(ServerCpu::end).transpose()?;
     let bytes = tree::contents(files)?.bytes;
-    let report = last_event(&finished.stdout, "summary");
+    let report = own_report(&finished.stdout);
     Ok(Run { cost: finished.cost, server_cpu_seconds, machine_cpu_seconds, bytes, report })
 }

@@ -35,7 +35,7 @@ pub(crate) fn compare(options: &CompareOptions) -> anyhow::Result<()> {
 
     let stock = Invocation::new(stock).with(["-n".into(), copy.clone().into_os_string()]);
     let ours = Invocation::new(&comparison.program.path)
-        .with(["verifybackup", "-n"])
+        .with(["verifybackup", "-n", "--json"])
         .with(common.our_option.iter().cloned())
         .with([copy.clone()]);
     let subject = subject("verifybackup", &stock, &ours, tree::contents(&copy)?);
