@@ -159,7 +159,7 @@ fn passwords_come_from_everywhere_and_by_every_method() {
                 // What is said outright goes before what a file says.
                 discard(&source)
                     .args(flags(&source))
-                    .env("PGPASSFILE", &source.dir("none such"))
+                    .env("PGPASSFILE", source.dir("none such"))
                     .env("PGPASSWORD", PASSWORD),
             ];
             for run in runs {
