@@ -9,7 +9,7 @@ use super::basebackup::BaseBackupArgs;
 use super::connection::ask;
 use super::plain::plain;
 use super::progress::{Display, Show, Voice, bar, print_json};
-use super::signals::throw_on_signal;
+use super::signals::{cause_of, throw_on_signal};
 use super::summary::summary;
 use crate::basebackup::{BaseBackupConfig, Observer, Progress, Report, run as back_up};
 use crate::connect::ConnectError;
@@ -51,13 +51,10 @@ fn told(error: &anyhow::Error) -> String {
 
 fn with_password(args: &BaseBackupArgs, mut config: BaseBackupConfig) -> anyhow::Result<Report> {
     let stop = Stop::new();
-    let signals = throw_on_signal(&stop)?;
+    throw_on_signal(&stop)?;
     match attempt(args, &config, &stop) {
         Err(Failure::Connect(ConnectError::PasswordRequired { .. })) if args.connection.may_ask() => {
-            // There is nothing to end in order while the terminal is asked.
-            signals.end_at_once(true);
-            config.connection = ask(config.connection)?;
-            signals.end_at_once(false);
+            config.connection = ask(config.connection).map_err(|error| cause_of(error, &stop))?;
             Ok(attempt(args, &config, &stop)?)
         }
         outcome => Ok(outcome?),
