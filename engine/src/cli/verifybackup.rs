@@ -75,7 +75,7 @@ pub(super) struct VerifyBackupArgs {
     wal_directory: Option<PathBuf>,
 
     /// Show this help, then exit
-    #[arg(short = '?', long, action = clap::ArgAction::Help)]
+    #[arg(short = '?', long, action = clap::ArgAction::Help, help_heading = "Options")]
     help: Option<bool>,
 }
 

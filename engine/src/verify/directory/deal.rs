@@ -18,6 +18,13 @@ const PART: u64 = 64 << 20;
 /// Bounds what is remembered of a file, however large it claims to be.
 const MOST_PARTS: u64 = 4096;
 
+/// Pieces that are handed over together. One by one, waking a worker would cost more than a small file.
+pub(super) type Hand = Vec<Piece>;
+/// The most pieces of a hand.
+const HAND: usize = 64;
+/// The bytes that make a hand full: workers are to end at about the same time.
+const HAND_BYTES: u64 = 4 << 20;
+
 /// A file, or a part of one, whose checksum is to be computed.
 #[derive(Debug)]
 pub(super) struct Piece {
@@ -37,24 +44,31 @@ pub(super) struct Subject {
     pub(super) expected: ChecksumValue,
     /// Bytes in each part but the last.
     part_size: u64,
-    /// The sums of the parts that are done.
+    /// The sums of the parts that are done; empty where the file is one piece.
     sums: Vec<AtomicU32>,
     left: AtomicUsize,
     failed: AtomicBool,
 }
 
 /// Reads the manifest and hands out what is to be read, until all is dealt or the workers are gone.
-pub(super) fn deal(run: &Run<'_>, facts: &ManifestFacts, workers: &Sender<Piece>) -> Result<(), Failure> {
+pub(super) fn deal(run: &Run<'_>, facts: &ManifestFacts, workers: &Sender<Hand>) -> Result<(), Failure> {
+    let (mut hand, mut bytes) = (Hand::new(), 0);
     run.read_manifest_again(facts, &mut |file: ManifestFile| {
         let Some(subject) = Subject::of(file) else { return Ok(()) };
         if run.is_suppressed(&subject.path) {
             return Ok(());
         }
         for piece in subject.pieces() {
-            workers.send(piece).map_err(|_| Failure::Stopped)?;
+            bytes += piece.end - piece.start;
+            hand.push(piece);
+            if hand.len() >= HAND || bytes >= HAND_BYTES {
+                workers.send(std::mem::take(&mut hand)).map_err(|_| Failure::Stopped)?;
+                bytes = 0;
+            }
         }
         Ok(())
-    })
+    })?;
+    workers.send(hand).map_err(|_| Failure::Stopped)
 }
 
 impl Subject {
@@ -72,14 +86,14 @@ impl Subject {
             algorithm,
             expected,
             part_size,
-            sums: (0..parts).map(|_| AtomicU32::new(0)).collect(),
+            sums: (0..parts).filter(|_| parts > 1).map(|_| AtomicU32::new(0)).collect(),
             left: AtomicUsize::new(parts),
             failed: AtomicBool::new(false),
         }))
     }
 
     fn pieces(self: Arc<Self>) -> impl Iterator<Item = Piece> {
-        (0..self.sums.len()).map(move |part| {
+        (0..self.sums.len().max(1)).map(move |part| {
             let start = part as u64 * self.part_size;
             let end = self.size.min(start.saturating_add(self.part_size));
             Piece { file: Arc::clone(&self), start, end, part }
@@ -98,7 +112,7 @@ impl Subject {
 
     /// Takes the checksum of a part. Returns the checksum of the whole file with its last part.
     pub(super) fn complete(&self, part: usize, value: ChecksumValue) -> Option<ChecksumValue> {
-        if self.sums.len() == 1 {
+        if self.sums.is_empty() {
             return Some(value);
         }
         // Only CRCs come in parts; their bytes are little-endian, as manifests have them.

@@ -54,7 +54,7 @@ use crate::failure::Failure;
 use crate::ring::{open_disk, open_faulty_disk};
 use crate::sink::HELD_CONTROL_FILE;
 use crate::stop::Stop;
-use deal::Piece;
+use deal::Hand;
 use problem::Found;
 use reader::Reader;
 use report::{WorkerClock, WorkerTimes};
@@ -276,8 +276,8 @@ fn read_contents(run: &Run<'_>, facts: &ManifestFacts, way: Way) -> Result<Readi
     let readers = run.config.resources.workers.max(1);
     let buffers = (run.config.resources.buffer_bytes / BUFFER / readers).max(1);
     let (times, from_cache) = (WorkerTimes::default(), AtomicU64::new(0));
-    let (sender, receiver) = bounded(4 * readers);
-    let work = |pieces: Receiver<Piece>| {
+    let (sender, receiver) = bounded(2 * readers);
+    let work = |hands: Receiver<Hand>| {
         let pool = BufferPool::new(buffers, BUFFER)
             .map_err(|error| Failure::disk("reserve buffers to read", &run.config.backup, error))?;
         let opened = match &run.config.resources.faults {
@@ -287,14 +287,14 @@ fn read_contents(run: &Run<'_>, facts: &ManifestFacts, way: Way) -> Result<Readi
         let (disk, _) = opened.map_err(|error| Failure::Target(error.to_string()))?;
         let doorbell = disk.doorbell();
         run.stop.on_thrown(move || doorbell.ring());
-        Reader::new(run, pieces, disk, pool, WorkerClock::start(&times), &from_cache).run()
+        Reader::new(run, hands, disk, pool, WorkerClock::start(&times), &from_cache).run()
     };
     thread::scope(|scope| {
         let handles: Vec<_> = (0..readers)
             .map(|number| {
-                let pieces = receiver.clone();
+                let hands = receiver.clone();
                 let work = || {
-                    work(pieces).inspect_err(|failure| {
+                    work(hands).inspect_err(|failure| {
                         // The others are to end too; the first reason is the one that is told.
                         if !matches!(failure, Failure::Stopped) {
                             run.stop.throw_quietly();

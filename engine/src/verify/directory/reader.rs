@@ -19,7 +19,7 @@ use rustix::fs::{Advice, FileType};
 use rustix::io::Errno;
 
 use super::cached::{Cached, cached};
-use super::deal::Piece;
+use super::deal::{Hand, Piece};
 use super::problem::Problem;
 use super::report::{Moment, WorkerClock};
 use super::run::Run;
@@ -36,7 +36,9 @@ const STREAMS: u64 = 1 << 20;
 /// One worker.
 pub(super) struct Reader<'a> {
     run: &'a Run<'a>,
-    pieces: Receiver<Piece>,
+    hands: Receiver<Hand>,
+    /// What is left of the hand that was dealt last.
+    hand: std::vec::IntoIter<Piece>,
     tree: Tree<'a>,
     disk: Box<dyn Disk>,
     pool: BufferPool,
@@ -87,7 +89,7 @@ enum Trouble {
 impl<'a> Reader<'a> {
     pub(super) fn new(
         run: &'a Run<'a>,
-        pieces: Receiver<Piece>,
+        hands: Receiver<Hand>,
         disk: Box<dyn Disk>,
         pool: BufferPool,
         clock: WorkerClock<'a>,
@@ -95,7 +97,8 @@ impl<'a> Reader<'a> {
     ) -> Self {
         Self {
             run,
-            pieces,
+            hands,
+            hand: Hand::new().into_iter(),
             tree: Tree::new(run.base.as_fd()),
             disk,
             pool,
@@ -148,17 +151,22 @@ impl<'a> Reader<'a> {
 
     /// The next piece, waited for only while there is nothing else to do.
     fn next_piece(&mut self) -> Option<Piece> {
-        let received = match self.pieces.try_recv() {
-            Err(TryRecvError::Empty) if self.streams.is_empty() => {
-                self.clock.book(Moment::Checksums);
-                let received = self.pieces.recv().map_err(|_| TryRecvError::Disconnected);
-                self.clock.book(Moment::Manifest);
-                received
+        loop {
+            if let Some(piece) = self.hand.next() {
+                return Some(piece);
             }
-            received => received,
-        };
-        self.dealt_out |= matches!(received, Err(TryRecvError::Disconnected));
-        received.ok()
+            let received = match self.hands.try_recv() {
+                Err(TryRecvError::Empty) if self.streams.is_empty() => {
+                    self.clock.book(Moment::Checksums);
+                    let received = self.hands.recv().map_err(|_| TryRecvError::Disconnected);
+                    self.clock.book(Moment::Manifest);
+                    received
+                }
+                received => received,
+            };
+            self.dealt_out |= matches!(received, Err(TryRecvError::Disconnected));
+            self.hand = received.ok()?.into_iter();
+        }
     }
 
     /// Reads a piece out of the page cache at once, or begins to read it from the disk.
