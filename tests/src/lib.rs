@@ -36,7 +36,7 @@ mod writer;
 pub use aftermath::{Snapshot, expect_forgotten, expect_unfinished};
 pub use compare::{Comparison, compare, differences};
 pub use interposer::{Action, Direction, Fault, Interposer};
-pub use invocation::{Finished, Invocation, Running, pgstrata};
+pub use invocation::{Finished, Invocation, Running, pgstrata, unprivileged_pgstrata};
 pub use manifest::check_manifest;
 pub use scratch::Scratch;
 pub use servers::{MAJORS, each_major, majors, program};

@@ -41,7 +41,13 @@ impl Claims {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = create_folder(path, mode)
                     .map_err(|error| Failure::disk("create directory", path, error))?;
-                let topmost = made.unwrap_or_else(|| path.to_owned());
+                let topmost = made.ok_or_else(|| {
+                    Failure::Target(format!(
+                        "\"{}\" is a symbolic link that leads nowhere\n\
+                         HINT: make the folder that it leads to, or name another one; nothing was changed.",
+                        path.display()
+                    ))
+                })?;
                 let above = path.ancestors().skip(1);
                 let new = above.clone().take_while(|folder| folder.starts_with(&topmost)).count();
                 self.parents.extend(above.take(new + 1).map(Path::to_owned));
@@ -137,6 +143,11 @@ mod tests {
         fs::write(scratch.path().join(".hidden"), b"x").expect("written");
         let refused = Claims::default().claim(scratch.path(), 0o700).expect_err("not empty");
         assert!(refused.to_string().contains("exists but is not empty"), "{refused}");
+        std::os::unix::fs::symlink("nowhere", scratch.path().join("link")).expect("made");
+        let link = scratch.path().join("link");
+        let refused = Claims::default().claim(&link, 0o700).expect_err("a link to nowhere");
+        assert!(refused.to_string().contains("leads nowhere"), "{refused}");
+        assert!(link.is_symlink());
         let file = scratch.path().join(".hidden");
         let refused = Claims::default().claim(&file, 0o700).expect_err("a file");
         assert!(refused.to_string().contains("not a directory"), "{refused}");
