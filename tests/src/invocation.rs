@@ -14,12 +14,13 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use pgstrata::postmaster::Unprivileged;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use crate::artifacts;
 use crate::collector::Collector;
 use crate::terminal::{self, Keyboard};
+use crate::{Scratch, artifacts};
 
 /// How long a run may take unless a test says otherwise.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -28,6 +29,27 @@ const LIMIT: Duration = Duration::from_secs(300);
 #[must_use]
 pub fn pgstrata<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Invocation {
     Invocation::new(artifacts::pgstrata_program(), arguments)
+}
+
+/// Prepares to run a copy of `pgstrata` in a scratch directory as the account that servers run as, where that is another
+/// one than ours: for what root may do and others may not.
+///
+/// # Panics
+/// Where there is no such account, or it cannot get at the directory.
+#[must_use]
+pub fn unprivileged_pgstrata<S: AsRef<OsStr>>(
+    scratch: &Scratch,
+    arguments: impl IntoIterator<Item = S>,
+) -> Invocation {
+    let program = scratch.join("pgstrata");
+    if !program.exists() {
+        fs::copy(artifacts::pgstrata_program(), &program).expect("the scratch directory is writable");
+    }
+    let account = Unprivileged::resolve().unwrap_or_else(|error| panic!("{error}"));
+    account.reach(&program).unwrap_or_else(|error| panic!("{error}"));
+    let mut command = account.command(&program);
+    command.args(arguments);
+    Invocation { command, stdout: None, limit: LIMIT }
 }
 
 /// A program that is not running yet.

@@ -40,7 +40,7 @@ mod writer;
 pub use aftermath::{Snapshot, expect_forgotten, expect_unfinished};
 pub use compare::{Baseline, Comparison, compare, differences};
 pub use interposer::{Action, Direction, Fault, Interposer};
-pub use invocation::{Finished, Invocation, Running, pgstrata};
+pub use invocation::{Finished, Invocation, Running, pgstrata, unprivileged_pgstrata};
 pub use manifest::{Manifest, check_manifest};
 pub use relocation::Relocation;
 pub use scratch::Scratch;

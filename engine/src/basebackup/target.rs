@@ -51,8 +51,8 @@ impl Claims {
                     .map_err(|error| Failure::disk("create directory", path, error))?;
                 let Some(topmost) = made else {
                     return Err(Failure::Target(format!(
-                        "\"{}\" is a link that leads nowhere\n\
-                         HINT: mount or make what it leads to, or name another folder.",
+                        "\"{}\" is a symbolic link that leads nowhere\n\
+                         HINT: mount or make the folder that it leads to, or name another one; nothing was changed.",
                         path.display()
                     )));
                 };
