@@ -33,7 +33,7 @@ pub(super) fn throw_on_signal(stop: &Stop<Failure>) -> anyhow::Result<()> {
 /// The failure behind an error of the terminal: a read that a signal broke off failed because of that signal.
 pub(super) fn cause_of(error: anyhow::Error, stop: &Stop<Failure>) -> anyhow::Error {
     let read = error.root_cause().downcast_ref::<io::Error>();
-    if !read.is_some_and(|read| read.kind() == io::ErrorKind::Interrupted) {
+    if read.is_none_or(|read| read.kind() != io::ErrorKind::Interrupted) {
         return error;
     }
     // The thread that listens for signals may be a moment behind.

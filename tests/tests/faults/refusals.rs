@@ -138,7 +138,7 @@ fn commands_that_are_refused_are_told_as_the_server_puts_it() {
     // A folder that the server itself may not read: it finds out while it adds up sizes, or else while it sends.
     let locked = source.data_dir().join("base/locked");
     source.cluster().run_as().create_dir(&locked).expect("a new directory");
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).expect("it is ours");
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).expect("it is ours");
     for (arguments, words) in [
         (&[][..], ["could not initiate base backup", "ERROR:  could not open directory", "base/locked"]),
         (
