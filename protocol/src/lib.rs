@@ -13,6 +13,7 @@ pub mod page;
 pub mod replication;
 pub mod tar;
 pub mod version;
+pub mod wal;
 pub mod wire;
 
 pub use lsn::{BlockNumber, Lsn, TimelineId};

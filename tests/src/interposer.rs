@@ -311,8 +311,8 @@ impl State {
             };
             buffer[0] ^= std::mem::take(&mut flip);
             if to.write_all(&buffer[..count]).is_err() {
-                // Nobody is there any more. The sender is told so, as a network would.
-                return self.lock().connections[number].close();
+                // Nobody is there any more. A network would tell the sender by a reset.
+                return self.reset(number);
             }
             passed += u64::try_from(count).expect("a buffer's length");
             let mut progress = self.lock();

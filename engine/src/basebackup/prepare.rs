@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use pgstrata_protocol::ServerVersion;
 use pgstrata_protocol::names::WalSegmentSize;
 use pgstrata_protocol::replication::command::{identify_system, show};
 use pgstrata_protocol::replication::{IdentifySystem, TablespaceRow, show_value};
+use pgstrata_protocol::wal::WalOrigin;
+use pgstrata_protocol::{ServerVersion, TimelineId};
 
 use super::config::{BaseBackupConfig, Destination};
 use super::target::Claims;
@@ -84,6 +85,12 @@ impl ServerFacts {
             folder_mode: if group { 0o750 } else { 0o700 },
             file_mode: if group { 0o640 } else { 0o600 },
         })
+    }
+
+    /// What the server's WAL on a timeline says of itself.
+    pub(super) fn wal_origin(&self, timeline: TimelineId) -> WalOrigin {
+        let Self { system: IdentifySystem { system_identifier, .. }, segment_size, .. } = *self;
+        WalOrigin { system_identifier, timeline, segment_size }
     }
 }
 

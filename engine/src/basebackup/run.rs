@@ -8,6 +8,7 @@ use std::time::Instant;
 use pgstrata_protocol::basebackup::BaseBackupOptions;
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_protocol::replication::{BackupPosition, TablespaceRow};
+use pgstrata_protocol::wal::WalChecker;
 
 use super::cleanup::{clean_up, drop_slot};
 use super::config::{BaseBackupConfig, Destination, SlotChoice, WalMethod};
@@ -110,7 +111,8 @@ impl Run<'_> {
         let mut outputs =
             self.make_outputs(claims, &facts, &begun.archives, recovery.as_deref(), receiver.is_some())?;
         if let Some(receiver) = &mut receiver {
-            receiver.start(self.wal_writer(&outputs, &facts, begun.start)?);
+            let writer = self.wal_writer(&outputs, &facts, begun.start)?;
+            receiver.start(writer, WalChecker::new(facts.wal_origin(begun.start.timeline), begun.start.lsn));
         }
         let scratch = config.destination.path().map_or_else(std::env::temp_dir, Path::to_owned);
         let Transferred { end, pipeline, spool, manifest } =

@@ -1,7 +1,8 @@
 //! Receives WAL on a connection and a thread of its own while a backup runs.
 //!
 //! The connection and the slot are there before the backup begins, so that the server keeps all WAL that the
-//! backup needs. The receiver ends by itself once it has everything up to the position it was told.
+//! backup needs. The receiver ends by itself once it has everything up to the position it was told, each record
+//! checked as recovery will check it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,6 +18,7 @@ use pgstrata_protocol::replication::command::{
 use pgstrata_protocol::replication::{
     IdentifySystem, StandbyStatus, TimelineHistoryFile, WalEvent, WalStreamDecoder,
 };
+use pgstrata_protocol::wal::{WalChecker, WalError};
 use pgstrata_protocol::wire::frontend;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -84,11 +86,18 @@ impl MadeSlot {
     }
 }
 
+/// What a stream begins with.
+#[derive(Debug)]
+struct Begin {
+    writer: SegmentWriter,
+    checker: WalChecker,
+}
+
 /// A connected receiver. Dropping it before [`WalReceiver::finish`] ends the run that it belongs to.
 #[derive(Debug)]
 pub struct WalReceiver {
     thread: Option<JoinHandle<Option<u64>>>,
-    start: Option<oneshot::Sender<SegmentWriter>>,
+    start: Option<oneshot::Sender<Begin>>,
     stop_at: watch::Sender<Option<Lsn>>,
     stop: Stop<Failure>,
 }
@@ -134,11 +143,11 @@ impl WalReceiver {
         }
     }
 
-    /// Begins to stream into `writer`, from where it stands.
-    pub fn start(&mut self, writer: SegmentWriter) {
+    /// Begins to stream into `writer`, from where it stands, past `checker`, which stands at the same position.
+    pub fn start(&mut self, writer: SegmentWriter, checker: WalChecker) {
         if let Some(start) = self.start.take() {
             // A receiver that is gone has thrown the switch.
-            let _ = start.send(writer);
+            let _ = start.send(Begin { writer, checker });
         }
     }
 
@@ -176,7 +185,7 @@ async fn receive(
     progress: &Progress,
     notices: NoticeSink,
     ready: &mut Option<Sender<Result<(), Failure>>>,
-    begin: oneshot::Receiver<SegmentWriter>,
+    begin: oneshot::Receiver<Begin>,
     target: watch::Receiver<Option<Lsn>>,
 ) -> Result<u64, Failure> {
     let mut session = Session::connect(&config.connection, Purpose::Replication, notices).await?;
@@ -188,7 +197,7 @@ async fn receive(
         let _ = ready.send(Ok(()));
     }
     let lost = |error| Failure::session("the WAL stream broke off", error);
-    let mut writer = wait_for_begin(&mut session, begin).await?;
+    let Begin { mut writer, checker } = wait_for_begin(&mut session, begin).await?;
     if writer.timeline().0 > 1 {
         let results = session.simple_query(&timeline_history(writer.timeline())).await.map_err(lost)?;
         let refuse = |error: &dyn std::fmt::Display| Failure::stream("TIMELINE_HISTORY", error);
@@ -208,7 +217,7 @@ async fn receive(
         _ => return Err(Failure::stream("START_REPLICATION", &"the server did not begin to stream")),
     }
     let first = writer.written();
-    let mut stream = WalStream { session, writer, progress, first, config, reply_requested: false };
+    let mut stream = WalStream { session, writer, checker, progress, first, config, reply_requested: false };
     stream.run(target).await?;
     let received = stream.writer.written().0 - first.0;
     let WalStream { session, writer, .. } = stream;
@@ -221,8 +230,8 @@ async fn receive(
 /// session for an idle one meanwhile (`idle_session_timeout`, 14 and newer), so it is asked something.
 async fn wait_for_begin(
     session: &mut Session,
-    mut begin: oneshot::Receiver<SegmentWriter>,
-) -> Result<SegmentWriter, Failure> {
+    mut begin: oneshot::Receiver<Begin>,
+) -> Result<Begin, Failure> {
     let lost = |error| Failure::session("the WAL connection was lost before the backup began", error);
     loop {
         tokio::select! {
@@ -290,6 +299,7 @@ async fn make_slot(
 struct WalStream<'a> {
     session: Session,
     writer: SegmentWriter,
+    checker: WalChecker,
     progress: &'a Progress,
     first: Lsn,
     config: WalReceiverConfig,
@@ -318,7 +328,9 @@ impl WalStream<'_> {
                 heard = Instant::now();
                 asked = false;
             }
-            let enough = target.borrow_and_update().is_some_and(|end| self.writer.written() >= end);
+            // Padding behind the last record counts as checked before it is here.
+            let have = self.writer.written().min(self.checker.verified());
+            let enough = target.borrow_and_update().is_some_and(|end| have >= end);
             if enough {
                 // All that is needed is here. However the stream ends now, it is no reason to fail.
                 let ended = tokio::time::timeout(END_PATIENCE, self.end()).await;
@@ -376,6 +388,7 @@ impl WalStream<'_> {
                         match event {
                             WalEvent::Begin { .. } => {}
                             WalEvent::Data { at, bytes } => {
+                                self.checker.push(bytes).map_err(|error| damaged(&error))?;
                                 self.writer.write(at, bytes)?;
                                 let received = self.writer.written().0 - self.first.0;
                                 self.progress.wal_bytes.store(received, Ordering::Relaxed);
@@ -425,6 +438,14 @@ impl WalStream<'_> {
             self.session.receive().await.map_err(lost)?;
         }
     }
+}
+
+fn damaged(error: &WalError) -> Failure {
+    Failure::Wal(format!(
+        "{error}\n\
+         HINT: pg_waldump on the server tells whether the WAL is damaged there. If it is not, it was changed on its way: \
+         check the network path, then take the backup again."
+    ))
 }
 
 fn since_1970() -> Duration {

@@ -1,0 +1,317 @@
+//! Checks WAL as it passes: every page's header, and every record's chain and checksum.
+//!
+//! This is what recovery does before it trusts a record (`xlogreader.c`), done while there is still a server to get
+//! the WAL from again. Nothing is kept but the headers that a piece of the stream may cut.
+//!
+//! Invariant: all bytes between the first record and [`WalChecker::verified`] are covered by a checksum that matched,
+//! but for padding and what lies behind a segment switch, which nobody reads.
+
+use super::page::{
+    ALL_FLAGS, ByteOrder, CONTINUES, LONG, LONG_HEADER, OVERWRITES, PageHeader, SHORT_HEADER, SegmentFacts,
+};
+use super::record::{ALIGNMENT, Partial, RECORD_HEADER, TOO_LONG};
+use crate::names::WalSegmentSize;
+use crate::{Lsn, TimelineId};
+
+/// Where WAL is said to come from; its pages repeat it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalOrigin {
+    /// The cluster.
+    pub system_identifier: u64,
+    /// The timeline of the segments. Their pages may be of older ones, from which they were copied.
+    pub timeline: TimelineId,
+    /// The size of the segments.
+    pub segment_size: WalSegmentSize,
+}
+
+/// WAL that recovery would not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WalError {
+    /// A page's header is not what belongs there.
+    #[error("WAL page at {at}: found {what} {found}, expected {expected}")]
+    Page {
+        /// The page's first byte.
+        at: Lsn,
+        /// Which field.
+        what: &'static str,
+        /// Its value.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// A record's header, or its content, is not what belongs there.
+    #[error("WAL record at {at}: found {what} {found}, expected {expected}")]
+    Record {
+        /// The record's first byte.
+        at: Lsn,
+        /// Which field.
+        what: &'static str,
+        /// Its value.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+}
+
+/// Checks one timeline's WAL, in pieces of any size.
+#[derive(Debug)]
+pub struct WalChecker {
+    origin: WalOrigin,
+    /// The first byte of a record; WAL before it is checked by its page headers alone.
+    first_record: Lsn,
+    /// The next byte.
+    at: Lsn,
+    format: Option<Format>,
+    /// The part of a page's header that is here.
+    gathered: [u8; LONG_HEADER],
+    have: usize,
+    record: Option<Partial>,
+    /// Where the last whole record began.
+    previous: Option<Lsn>,
+    verified: Lsn,
+    failed: Option<WalError>,
+}
+
+/// What the first page says of all.
+#[derive(Clone, Copy, Debug)]
+struct Format {
+    order: ByteOrder,
+    magic: u16,
+    page_size: u64,
+    /// Of the last page: timelines never go back.
+    timeline: TimelineId,
+}
+
+impl WalChecker {
+    /// A checker for the WAL from the beginning of the segment that holds `first_record`, where a record begins.
+    #[must_use]
+    pub fn new(origin: WalOrigin, first_record: Lsn) -> Self {
+        Self {
+            origin,
+            first_record,
+            at: first_record.segment_start(origin.segment_size.bytes()),
+            format: None,
+            gathered: [0; LONG_HEADER],
+            have: 0,
+            record: None,
+            previous: None,
+            verified: first_record,
+            failed: None,
+        }
+    }
+
+    /// The position of the next byte.
+    #[must_use]
+    pub fn position(&self) -> Lsn {
+        self.at
+    }
+
+    /// The end of the last record that was whole and right.
+    #[must_use]
+    pub fn verified(&self) -> Lsn {
+        self.verified
+    }
+
+    /// Takes the bytes that follow.
+    ///
+    /// # Errors
+    /// [`WalError`] for the first thing that is wrong, and the same again on every later call.
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), WalError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        while !bytes.is_empty() {
+            match self.step(bytes) {
+                Ok(taken) => {
+                    self.at = Lsn(self.at.0.saturating_add(taken as u64));
+                    bytes = &bytes[taken..];
+                }
+                Err(error) => {
+                    self.failed = Some(error.clone());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes some bytes and says how many; at least one.
+    fn step(&mut self, bytes: &[u8]) -> Result<usize, WalError> {
+        let segment_size = self.origin.segment_size.bytes();
+        // What follows a switch belongs to no record; its pages need no header either.
+        if self.verified > self.at && self.verified.0.is_multiple_of(segment_size) {
+            return Ok(cut(bytes, self.verified.0 - self.at.0));
+        }
+        let begins_segment = self.at.0.is_multiple_of(segment_size);
+        let Some(format) = self.format.filter(|format| {
+            let page_start = self.at.0 & !(format.page_size - 1);
+            self.at.0 - page_start >= header_length(page_start, segment_size)
+        }) else {
+            if begins_segment || self.format.is_some_and(|format| self.at.0.is_multiple_of(format.page_size))
+            {
+                self.have = 0;
+            }
+            return self.take_page_header(bytes);
+        };
+        let page = &bytes[..cut(bytes, format.page_size - (self.at.0 & (format.page_size - 1)))];
+        // Before the first record, or in the padding behind one.
+        let start = if self.record.is_some() { self.at } else { self.first_record.max(self.verified) };
+        if self.at < start {
+            return Ok(cut(page, start.0 - self.at.0));
+        }
+        self.take_record(page, format.order)
+    }
+
+    fn take_page_header(&mut self, bytes: &[u8]) -> Result<usize, WalError> {
+        let page_start = self.at.0 - self.have as u64;
+        let wanted = if page_start.is_multiple_of(self.origin.segment_size.bytes()) {
+            LONG_HEADER
+        } else {
+            SHORT_HEADER
+        };
+        let taken = bytes.len().min(wanted - self.have);
+        self.gathered[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+        self.have += taken;
+        if self.have == wanted {
+            self.check_page(Lsn(page_start), wanted == LONG_HEADER)?;
+        }
+        Ok(taken)
+    }
+
+    fn check_page(&mut self, at: Lsn, long: bool) -> Result<(), WalError> {
+        let wrong = |what, found: &dyn ToString, expected: &dyn ToString| WalError::Page {
+            at,
+            what,
+            found: found.to_string(),
+            expected: expected.to_string(),
+        };
+        let magic = [self.gathered[0], self.gathered[1]];
+        let order = match self.format {
+            Some(format) => format.order,
+            None => ByteOrder::of_magic(magic).ok_or_else(|| {
+                wrong("magic", &format!("{:#06X}", u16::from_le_bytes(magic)), &"0xD1 and a version")
+            })?,
+        };
+        let page = PageHeader::parse(&self.gathered, order);
+        if let Some(format) = self.format.filter(|format| format.magic != page.magic) {
+            let hex = |magic| format!("{magic:#06X}");
+            return Err(wrong("magic", &hex(page.magic), &hex(format.magic)));
+        }
+        if page.flags & !ALL_FLAGS != 0 || (page.flags & LONG != 0) != long {
+            let expected = if long { "those of a segment's first page" } else { "those of a later page" };
+            return Err(wrong("flags", &format!("{:#06x}", page.flags), &expected));
+        }
+        if page.address != at {
+            return Err(wrong("address", &page.address, &at));
+        }
+        let oldest = self.format.map_or(TimelineId(1), |format| format.timeline);
+        if !(oldest..=self.origin.timeline).contains(&page.timeline) {
+            return Err(wrong("timeline", &page.timeline, &format!("{oldest} to {}", self.origin.timeline)));
+        }
+        let mut page_size = self.format.map_or(0, |format| format.page_size);
+        if long {
+            let facts = SegmentFacts::parse(&self.gathered, order);
+            let WalOrigin { system_identifier, segment_size, .. } = self.origin;
+            if facts.system_identifier != system_identifier {
+                return Err(wrong("system identifier", &facts.system_identifier, &system_identifier));
+            }
+            if u64::from(facts.segment_size) != segment_size.bytes() {
+                return Err(wrong("segment size", &facts.segment_size, &segment_size.bytes()));
+            }
+            let found = u64::from(facts.page_size);
+            // `configure --with-wal-blocksize` takes 1 to 64 kB.
+            let allowed = if page_size == 0 { 1 << 10..=64 << 10 } else { page_size..=page_size };
+            if !found.is_power_of_two() || !allowed.contains(&found) {
+                let expected = format!("a power of two from {} to {}", allowed.start(), allowed.end());
+                return Err(wrong("page size", &found, &expected));
+            }
+            page_size = found;
+        }
+        self.format = Some(Format { order, magic: page.magic, page_size, timeline: page.timeline });
+        self.check_continuation(at, &page, order)
+    }
+
+    /// A record that runs into a page goes on there, and only then.
+    fn check_continuation(&mut self, at: Lsn, page: &PageHeader, order: ByteOrder) -> Result<(), WalError> {
+        if at < self.first_record {
+            return Ok(());
+        }
+        let left = self.record.as_ref().and_then(|record| record.left(order)).unwrap_or_default();
+        if left > 0 && page.flags & OVERWRITES != 0 {
+            self.record = None;
+            return Ok(());
+        }
+        let found = if page.flags & CONTINUES == 0 { 0 } else { page.remaining };
+        if found == left {
+            return Ok(());
+        }
+        Err(WalError::Page {
+            at,
+            what: "the rest of a record with length",
+            found: found.to_string(),
+            expected: left.to_string(),
+        })
+    }
+
+    /// Takes what belongs to the record here, from the part of one page.
+    fn take_record(&mut self, page: &[u8], order: ByteOrder) -> Result<usize, WalError> {
+        let mut record = self.record.take().unwrap_or_else(|| Partial::begin(self.at));
+        let at = record.start;
+        let wrong = |what, found: &dyn ToString, expected: &dyn ToString| WalError::Record {
+            at,
+            what,
+            found: found.to_string(),
+            expected: expected.to_string(),
+        };
+        let taken = if record.has_header() {
+            record.take_body(page, order)
+        } else {
+            let taken = record.take_header(page);
+            if let Some(length) = record.length(order)
+                && (length >= TOO_LONG || (length as usize) < RECORD_HEADER)
+            {
+                return Err(wrong("length", &length, &format!("{RECORD_HEADER} to {}", TOO_LONG - 1)));
+            }
+            if record.has_header() {
+                let found = record.previous(order);
+                match self.previous {
+                    Some(previous) if previous != found => {
+                        return Err(wrong("a link to", &found, &previous));
+                    }
+                    None if found >= at => {
+                        return Err(wrong("a link to", &found, &"the record before"));
+                    }
+                    _ => {}
+                }
+            }
+            taken
+        };
+        if !record.has_header() || record.left(order) != Some(0) {
+            self.record = Some(record);
+            return Ok(taken);
+        }
+        let (expected, found) = record.checksums(order);
+        if expected != found {
+            let hex = |checksum| format!("{checksum:08X}");
+            return Err(wrong("content with CRC-32C", &hex(found), &hex(expected)));
+        }
+        let end = self.at.0.saturating_add(taken as u64);
+        let boundary = if record.ends_segment() { self.origin.segment_size.bytes() } else { ALIGNMENT };
+        self.verified = Lsn(end.checked_next_multiple_of(boundary).unwrap_or(u64::MAX));
+        self.previous = Some(at);
+        Ok(taken)
+    }
+}
+
+/// The bytes of the header of a page that begins there.
+fn header_length(page_start: u64, segment_size: u64) -> u64 {
+    (if page_start.is_multiple_of(segment_size) { LONG_HEADER } else { SHORT_HEADER }) as u64
+}
+
+/// The length of `bytes`, but no more than `limit`.
+fn cut(bytes: &[u8], limit: u64) -> usize {
+    usize::try_from(limit).map_or(bytes.len(), |limit| limit.min(bytes.len()))
+}
+
+#[cfg(test)]
+mod tests;

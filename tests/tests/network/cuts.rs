@@ -1,0 +1,83 @@
+//! Connections that end: in order, or by a reset.
+
+use pgstrata_tests::{Action, Fault};
+
+use crate::map::Place;
+use crate::testbed::{Ending, MAIN, Testbed, WAL};
+
+/// Runs side by side; each keeps two processes and the source busy.
+const THREADS: usize = 3;
+
+fn cut(major: u32, of_bulk: usize) {
+    let bed = Testbed::start(major);
+    let [main, wal] = &bed.maps;
+    let mut places: Vec<(usize, Place)> = Vec::new();
+    for (connection, map) in [(MAIN, main), (WAL, wal)] {
+        for (n, frame) in map.chosen(of_bulk).into_iter().enumerate() {
+            // Parameters of the greeting are many and alike.
+            if frame.tag == b'S' && frame.at > 200 {
+                continue;
+            }
+            // Before each message, and somewhere within it.
+            let mut within = map.within(&frame);
+            places.push((connection, within.swap_remove(0)));
+            places.push((connection, within.swap_remove(n % within.len())));
+        }
+    }
+    let last_of_main = main.last(b'Z');
+    let needed_of_wal = needed_of_wal(&bed);
+    let cases: Vec<_> = places.into_iter().enumerate().collect();
+    bed.each(THREADS, &cases, |(number, (connection, place))| {
+        let action = if number % 3 == 2 { Action::Reset } else { Action::Cut };
+        let fault = Fault::on(*connection, place.at, action);
+        let context = |error: String| {
+            format!("{major}, connection {connection}, {action:?} at {}: {error}", place.name)
+        };
+        let (ending, finished) = bed.run(&[fault], &[]).map_err(context)?;
+        let whole = match *connection {
+            MAIN => place.at >= last_of_main.at + last_of_main.length,
+            _ => place.at >= needed_of_wal,
+        };
+        let said = finished.stderr_text();
+        match ending {
+            Ending::Right if whole => Ok(()),
+            // What ends the WAL stream in order may be missing as well as not.
+            Ending::Refused if *connection == WAL => {
+                let named = said.contains("WAL")
+                    || said.contains("connection to server")
+                    || said.contains("replication slot")
+                    || said.contains("identify");
+                if named {
+                    Ok(())
+                } else {
+                    Err(context(format!("does not name the WAL connection: {finished}")))
+                }
+            }
+            Ending::Refused if !whole => {
+                let told = ["closed the connection", "reset", "Broken pipe", "refused"]
+                    .iter()
+                    .any(|word| said.contains(word));
+                if told { Ok(()) } else { Err(context(format!("does not tell why: {finished}"))) }
+            }
+            other => Err(context(format!("{other:?}: {finished}"))),
+        }
+    });
+}
+
+/// Behind the message with which the WAL of the reference was complete.
+fn needed_of_wal(bed: &Testbed) -> u64 {
+    let map = &bed.maps[WAL];
+    let data = map.frames.iter().rev().find(|frame| frame.tag == b'd' && frame.kind == Some(b'w'));
+    let data = data.expect("the stream has WAL");
+    data.at + data.length
+}
+
+#[test]
+fn cuts_of_typed_streams_end_in_order() {
+    cut(18, 4);
+}
+
+#[test]
+fn cuts_of_untyped_streams_end_in_order() {
+    cut(14, 2);
+}
