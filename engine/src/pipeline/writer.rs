@@ -26,6 +26,8 @@ const SYNC_GROUP: usize = 64;
 const SYNC_AT_ONCE: u64 = 32 << 20;
 /// Space is reserved in steps of so many bytes for outputs whose length is not known.
 const RESERVE_STEP: u64 = 256 << 20;
+/// A disk with little room gets smaller steps, down to this.
+const LEAST_STEP: u64 = 1 << 20;
 
 /// The sending end of a writer.
 #[derive(Clone, Debug)]
@@ -64,6 +66,29 @@ struct Open {
     reserved: u64,
     writes_in_flight: usize,
     ends_at: Option<u64>,
+}
+
+impl Open {
+    /// Reserves space behind `end`, in a step that leaves most of the free space to others: WAL arrives beside us.
+    /// A disk that is nearly full reserves nothing; whether the data itself has room, its writes will tell.
+    fn reserve_more(&mut self, end: u64) -> io::Result<()> {
+        let most = self.file.free_space()? / 4;
+        let mut step = RESERVE_STEP;
+        while step > most && step >= LEAST_STEP {
+            step /= 4;
+        }
+        if step < LEAST_STEP {
+            return Ok(());
+        }
+        let wanted = end.next_multiple_of(step);
+        match self.file.preallocate(wanted) {
+            Ok(_) => self.reserved = wanted,
+            // Somebody was faster. A part may have been reserved.
+            Err(error) if is_full(&error) => self.file.truncate(self.reserved)?,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 impl Writer {
@@ -159,16 +184,10 @@ impl Writer {
         let alignment = self.disk.alignment();
         let length = buffer.len().next_multiple_of(alignment);
         let end = chunk.offset + length as u64;
-        if end > open.reserved && chunk.ends_at.is_none() && open.output.size.is_none() {
-            let step = end.next_multiple_of(RESERVE_STEP);
-            match open.file.preallocate(step) {
-                Ok(_) => open.reserved = step,
-                // The output may end before that much is needed. If not, the write itself will say so.
-                Err(error) if is_full(&error) => {}
-                Err(error) => {
-                    return Err(Failure::disk("reserve space for", open.output.display_path(), error));
-                }
-            }
+        // What has a length is reserved whole when it is begun, if it is worth it.
+        if end > open.reserved && open.output.size.is_none() && chunk.ends_at.is_none() {
+            open.reserve_more(end)
+                .map_err(|error| Failure::disk("reserve space for", open.output.display_path(), error))?;
         }
         open.reserved = open.reserved.max(end);
         open.writes_in_flight += 1;

@@ -135,6 +135,15 @@ impl DiskFile {
         }
     }
 
+    /// How many bytes the file system has left for this process.
+    ///
+    /// # Errors
+    /// What the kernel failed with.
+    pub fn free_space(&self) -> io::Result<u64> {
+        let facts = rustix::fs::fstatvfs(&self.descriptor)?;
+        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+    }
+
     /// Makes the file exactly `length` bytes long.
     ///
     /// # Errors
