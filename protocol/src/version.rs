@@ -30,6 +30,21 @@ impl ServerVersion {
         Some(Self(major * 10_000 + minor * 100 + patch))
     }
 
+    /// What WAL pages of this version's releases begin with (`XLOG_PAGE_MAGIC`, `access/xlog_internal.h`); `None` for
+    /// versions that this program does not know.
+    #[must_use]
+    pub fn wal_magic(self) -> Option<u16> {
+        match self.major() {
+            13 => Some(0xD106),
+            14 => Some(0xD10D),
+            15 => Some(0xD110),
+            16 => Some(0xD113),
+            17 => Some(0xD116),
+            18 => Some(0xD118),
+            _ => None,
+        }
+    }
+
     /// The major version: 15 for 15.18.
     #[must_use]
     pub fn major(self) -> u32 {

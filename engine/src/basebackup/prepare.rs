@@ -26,6 +26,8 @@ pub(super) struct ServerFacts {
     pub(super) version_text: String,
     pub(super) system: IdentifySystem,
     pub(super) segment_size: WalSegmentSize,
+    /// The size of a page of WAL in bytes.
+    pub(super) wal_page_size: u32,
     /// Permission bits of folders, after the server's `data_directory_mode`.
     pub(super) folder_mode: u32,
     /// Permission bits of files, likewise.
@@ -63,6 +65,10 @@ impl ServerFacts {
             .await?
             .parse()
             .map_err(|error| Failure::stream("SHOW wal_segment_size", &error))?;
+        let wal_page_size = setting(session, "wal_block_size").await?;
+        let wal_page_size = wal_page_size.parse().ok().filter(|size: &u32| size.is_power_of_two());
+        let wal_page_size =
+            wal_page_size.ok_or_else(|| Failure::stream("SHOW wal_block_size", &"it is no power of two"))?;
         let block_size = setting(session, "block_size").await?;
         if config.check_pages && block_size != "8192" {
             return Err(Failure::Target(format!(
@@ -82,6 +88,7 @@ impl ServerFacts {
             version_text: session.parameter("server_version").unwrap_or_default().to_owned(),
             system,
             segment_size,
+            wal_page_size,
             folder_mode: if group { 0o750 } else { 0o700 },
             file_mode: if group { 0o640 } else { 0o600 },
         })
@@ -89,8 +96,16 @@ impl ServerFacts {
 
     /// What the server's WAL on a timeline says of itself.
     pub(super) fn wal_origin(&self, timeline: TimelineId) -> WalOrigin {
-        let Self { system: IdentifySystem { system_identifier, .. }, segment_size, .. } = *self;
-        WalOrigin { system_identifier, timeline, segment_size }
+        let number = self.version_text.split(' ').next().unwrap_or_default();
+        // Until its release a version's pages may begin with anything.
+        let released = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        WalOrigin {
+            system_identifier: self.system.system_identifier,
+            timeline,
+            segment_size: self.segment_size,
+            magic: self.version.wal_magic().filter(|_| released),
+            page_size: Some(self.wal_page_size),
+        }
     }
 }
 

@@ -64,6 +64,8 @@ struct Open {
     file: Arc<DiskFile>,
     /// Bytes that the file system has reserved, and that are the file's length until it is complete.
     reserved: u64,
+    /// Whether to reserve more: not where there was no room for it.
+    reserves: bool,
     writes_in_flight: usize,
     ends_at: Option<u64>,
 }
@@ -72,7 +74,8 @@ impl Open {
     /// Reserves space behind `end`, in a step that leaves most of the free space to others: WAL arrives beside us.
     /// A disk that is nearly full reserves nothing; whether the data itself has room, its writes will tell.
     fn reserve_more(&mut self, end: u64) -> io::Result<()> {
-        let most = self.file.free_space()? / 4;
+        // A file system that does not say how much is free may refuse other things as well; the data needs no reserve.
+        let most = if self.reserves { self.file.free_space().map_or(0, |free| free / 4) } else { 0 };
         let mut step = RESERVE_STEP;
         while step > most && step >= LEAST_STEP {
             step /= 4;
@@ -83,8 +86,11 @@ impl Open {
         let wanted = end.next_multiple_of(step);
         match self.file.preallocate(wanted) {
             Ok(_) => self.reserved = wanted,
-            // Somebody was faster. A part may have been reserved.
-            Err(error) if is_full(&error) => self.file.truncate(self.reserved)?,
+            // Somebody was faster, or this is a quota. A part may have been reserved.
+            Err(error) if is_full(&error) => {
+                self.file.truncate(self.reserved)?;
+                self.reserves = false;
+            }
             Err(error) => return Err(error),
         }
         Ok(())
@@ -209,7 +215,14 @@ impl Writer {
             file.preallocate(size).map_err(|error| failed("reserve space for", error))?;
             reserved = size;
         }
-        Ok(Open { output, file: Arc::new(file), reserved, writes_in_flight: 0, ends_at: None })
+        Ok(Open {
+            output,
+            file: Arc::new(file),
+            reserved,
+            reserves: true,
+            writes_in_flight: 0,
+            ends_at: None,
+        })
     }
 
     fn submit(&mut self, operation: Operation) -> Result<(), Failure> {

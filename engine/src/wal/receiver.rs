@@ -296,6 +296,14 @@ async fn make_slot(
     }
 }
 
+/// How far the events that have arrived went. What comes behind the last WAL that is needed does not matter.
+enum Taken {
+    All,
+    /// The server ended the stream.
+    Ended,
+    UpToDamage(WalError),
+}
+
 struct WalStream<'a> {
     session: Session,
     writer: SegmentWriter,
@@ -307,7 +315,7 @@ struct WalStream<'a> {
 }
 
 impl WalStream<'_> {
-    /// Streams until everything up to the target is written, then has the server end the stream.
+    /// Streams until everything up to the target is checked and written, then has the server end the stream.
     async fn run(&mut self, mut target: watch::Receiver<Option<Lsn>>) -> Result<(), Failure> {
         let mut decoder = WalStreamDecoder::new(self.first);
         let mut reported = Instant::now();
@@ -316,13 +324,7 @@ impl WalStream<'_> {
         let mut fresh = false;
         loop {
             let flushed = self.writer.flushed();
-            if self.take_events(&mut decoder)? {
-                return Err(Failure::wal(&format!(
-                    "the server ended the stream at {}, before the backup's end: its timeline has changed\n\
-                     HINT: a backup cannot follow that; take it again on the new timeline.",
-                    self.writer.written()
-                )));
-            }
+            let taken = self.take_events(&mut decoder)?;
             if std::mem::take(&mut fresh) {
                 // Counted from here: the time in which we wrote and synced is not the server's silence.
                 heard = Instant::now();
@@ -336,6 +338,17 @@ impl WalStream<'_> {
                 let ended = tokio::time::timeout(END_PATIENCE, self.end()).await;
                 tracing::debug!(?ended, "WAL stream ended");
                 return Ok(());
+            }
+            match taken {
+                Taken::All => {}
+                Taken::Ended => {
+                    return Err(Failure::wal(&format!(
+                        "the server ended the stream at {}, before the backup's end: its timeline has changed\n\
+                         HINT: a backup cannot follow that; take it again on the new timeline.",
+                        self.writer.written()
+                    )));
+                }
+                Taken::UpToDamage(error) => return Err(damaged(&error)),
             }
             let interval = self.config.status_interval;
             let due = !interval.is_zero() && reported.elapsed() >= interval;
@@ -373,13 +386,13 @@ impl WalStream<'_> {
         }
     }
 
-    /// Writes what has arrived. Says whether the server ended the stream.
-    fn take_events(&mut self, decoder: &mut WalStreamDecoder) -> Result<bool, Failure> {
+    /// Checks and writes what has arrived.
+    fn take_events(&mut self, decoder: &mut WalStreamDecoder) -> Result<Taken, Failure> {
         loop {
             let event = self.session.next_event();
             match event.map_err(|error| Failure::session("the WAL stream broke off", error))? {
-                None => return Ok(false),
-                Some(CopyEvent::End) => return Ok(true),
+                None => return Ok(Taken::All),
+                Some(CopyEvent::End) => return Ok(Taken::Ended),
                 Some(CopyEvent::Data { chunk, first, last }) => {
                     let events = decoder
                         .push(chunk, first, last)
@@ -388,7 +401,9 @@ impl WalStream<'_> {
                         match event {
                             WalEvent::Begin { .. } => {}
                             WalEvent::Data { at, bytes } => {
-                                self.checker.push(bytes).map_err(|error| damaged(&error))?;
+                                if let Err(error) = self.checker.push(bytes) {
+                                    return Ok(Taken::UpToDamage(error));
+                                }
                                 self.writer.write(at, bytes)?;
                                 let received = self.writer.written().0 - self.first.0;
                                 self.progress.wal_bytes.store(received, Ordering::Relaxed);

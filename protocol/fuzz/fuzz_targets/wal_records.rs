@@ -31,7 +31,13 @@ fuzz_target!(|input: &[u8]| {
     let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
     // The input's own header says where it is from, so that the rest of it is reached.
     let Ok(segment_size) = WalSegmentSize::new(number(32) & 0xFFFF_FFFF) else { return };
-    let origin = WalOrigin { system_identifier: number(24), timeline: TimelineId(9), segment_size };
+    let origin = WalOrigin {
+        system_identifier: number(24),
+        timeline: TimelineId(9),
+        segment_size,
+        magic: None,
+        page_size: None,
+    };
     // Behind the rest of a record that began in the segment before.
     let rest = (number(16) & 0xFFFF_FFFF).next_multiple_of(8);
     let first = Lsn(number(8).saturating_add(40 + rest));

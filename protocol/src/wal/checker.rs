@@ -4,7 +4,7 @@
 //! the WAL from again. Nothing is kept but the headers that a piece of the stream may cut.
 //!
 //! Invariant: all bytes between the first record and [`WalChecker::verified`] are covered by a checksum that matched,
-//! but for padding and what lies behind a segment switch, which nobody reads.
+//! but for what nobody reads: padding, the rest of a segment behind a switch, and a record that a crash cut off.
 
 use super::page::{
     ALL_FLAGS, ByteOrder, CONTINUES, LONG, LONG_HEADER, OVERWRITES, PageHeader, SHORT_HEADER, SegmentFacts,
@@ -22,6 +22,10 @@ pub struct WalOrigin {
     pub timeline: TimelineId,
     /// The size of the segments.
     pub segment_size: WalSegmentSize,
+    /// What every page begins with, where it is known: see [`ServerVersion::wal_magic`](crate::ServerVersion::wal_magic).
+    pub magic: Option<u16>,
+    /// The size of a page in bytes, where it is known; a power of two.
+    pub page_size: Option<u32>,
 }
 
 /// WAL that recovery would not read.
@@ -193,9 +197,10 @@ impl WalChecker {
             })?,
         };
         let page = PageHeader::parse(&self.gathered, order);
-        if let Some(format) = self.format.filter(|format| format.magic != page.magic) {
+        let magic = self.format.map(|format| format.magic).or(self.origin.magic).unwrap_or(page.magic);
+        if page.magic != magic {
             let hex = |magic| format!("{magic:#06X}");
-            return Err(wrong("magic", &hex(page.magic), &hex(format.magic)));
+            return Err(wrong("magic", &hex(page.magic), &hex(magic)));
         }
         if page.flags & !ALL_FLAGS != 0 || (page.flags & LONG != 0) != long {
             let expected = if long { "those of a segment's first page" } else { "those of a later page" };
@@ -208,7 +213,8 @@ impl WalChecker {
         if !(oldest..=self.origin.timeline).contains(&page.timeline) {
             return Err(wrong("timeline", &page.timeline, &format!("{oldest} to {}", self.origin.timeline)));
         }
-        let mut page_size = self.format.map_or(0, |format| format.page_size);
+        let known = self.format.map(|format| format.page_size).or(self.origin.page_size.map(u64::from));
+        let mut page_size = known.unwrap_or_default();
         if long {
             let facts = SegmentFacts::parse(&self.gathered, order);
             let WalOrigin { system_identifier, segment_size, .. } = self.origin;
@@ -220,7 +226,7 @@ impl WalChecker {
             }
             let found = u64::from(facts.page_size);
             // `configure --with-wal-blocksize` takes 1 to 64 kB.
-            let allowed = if page_size == 0 { 1 << 10..=64 << 10 } else { page_size..=page_size };
+            let allowed = known.map_or(1 << 10..=64 << 10, |size| size..=size);
             if !found.is_power_of_two() || !allowed.contains(&found) {
                 let expected = format!("a power of two from {} to {}", allowed.start(), allowed.end());
                 return Err(wrong("page size", &found, &expected));
@@ -233,7 +239,8 @@ impl WalChecker {
 
     /// A record that runs into a page goes on there, and only then.
     fn check_continuation(&mut self, at: Lsn, page: &PageHeader, order: ByteOrder) -> Result<(), WalError> {
-        if at < self.first_record {
+        if Lsn(at.0.saturating_add(header_length(at.0, self.origin.segment_size.bytes()))) < self.first_record
+        {
             return Ok(());
         }
         let left = self.record.as_ref().and_then(|record| record.left(order)).unwrap_or_default();
@@ -241,15 +248,17 @@ impl WalChecker {
             self.record = None;
             return Ok(());
         }
-        let found = if page.flags & CONTINUES == 0 { 0 } else { page.remaining };
-        if found == left {
+        let rest = |length: Option<u32>| length.map_or("none".to_owned(), |length| format!("{length} bytes"));
+        let found = (page.flags & CONTINUES != 0).then_some(page.remaining);
+        let expected = (left > 0).then_some(left);
+        if found == expected {
             return Ok(());
         }
         Err(WalError::Page {
             at,
-            what: "the rest of a record with length",
-            found: found.to_string(),
-            expected: left.to_string(),
+            what: "the rest of a record that began before:",
+            found: rest(found),
+            expected: rest(expected),
         })
     }
 
