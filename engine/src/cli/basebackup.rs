@@ -11,6 +11,7 @@ use pgstrata_protocol::basebackup::ManifestOptions;
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 
 use super::connection::ConnectionArgs;
+use super::message;
 use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, WalMethod};
 use crate::ring::IoMode;
 
@@ -224,7 +225,7 @@ impl BaseBackupArgs {
             resources.workers = usize::from(workers);
         }
         Ok(BaseBackupConfig {
-            connection: self.connection.resolve("pgstrata")?,
+            connection: self.connection.resolve(message::program_name())?,
             destination,
             wal,
             label: self.label.clone(),

@@ -131,7 +131,7 @@ struct Shown {
 
 impl Stage {
     fn new(json: bool) -> Stage {
-        let show = Show::choose(json, false);
+        let show = Show::choose(json, false, false);
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let shown = Shown { title: "", bar: ProgressBar::hidden(), display: None };
         Stage { show, colour, shown: Mutex::new(shown) }

@@ -1,23 +1,30 @@
 //! The command line: flags → checked configuration → engine call → report. Decides nothing itself.
 //!
+//! Called by the name of a stock tool, the program is that tool (`stock.rs`).
+//!
 //! Exit status 0 for success, 1 for every failure; a run that a signal ended dies of that signal, as a shell
 //! and its scripts expect.
 
 mod basebackup;
 mod connection;
 mod demo;
+mod links;
+mod message;
 mod open_files;
 mod plain;
 mod progress;
 mod run_basebackup;
 mod signals;
+mod stock;
 mod summary;
 mod verifybackup;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::stock::{Tool, settle};
 use crate::failure::Failure;
 
 /// A high-throughput, storage-side backup engine for PostgreSQL
@@ -34,6 +41,7 @@ enum Command {
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
     Demo(demo::DemoArgs),
+    Links(links::LinksArgs),
     /// Verify a backup against its manifest
     #[command(name = "verifybackup")]
     VerifyBackup(Box<verifybackup::VerifyBackupArgs>),
@@ -42,14 +50,35 @@ enum Command {
 /// Runs the program with the arguments of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let program = match Program::try_parse() {
-        Ok(program) => program,
-        Err(error) => {
-            // clap writes help and version to stdout, complaints to stderr.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-        }
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let command = match Tool::called_as(arguments.first().map(OsString::as_os_str)) {
+        Some(tool) => as_tool(tool, arguments),
+        None => as_ourselves(arguments),
     };
+    match command {
+        Ok(command) => run(&command),
+        Err(status) => status,
+    }
+}
+
+fn as_ourselves(arguments: Vec<OsString>) -> Result<Command, ExitCode> {
+    message::speak_as("pgstrata", false);
+    Program::try_parse_from(arguments).map(|program| program.command).map_err(|error| {
+        // clap writes help and version to stdout, complaints to stderr.
+        let _ = error.print();
+        if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    })
+}
+
+fn as_tool(tool: Tool, arguments: Vec<OsString>) -> Result<Command, ExitCode> {
+    message::speak_as(tool.name(), true);
+    match tool {
+        Tool::BaseBackup => settle(tool.parse(arguments)).map(Command::BaseBackup),
+        Tool::VerifyBackup => settle(tool.parse(arguments)).map(Command::VerifyBackup),
+    }
+}
+
+fn run(command: &Command) -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)
         .with_writer(std::io::stderr)
@@ -57,9 +86,10 @@ pub fn main() -> ExitCode {
         .with_target(false)
         .init();
     open_files::raise_limit();
-    let outcome = match &program.command {
+    let outcome = match command {
         Command::BaseBackup(args) => run_basebackup::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Links(args) => links::run(args),
         Command::VerifyBackup(args) => verifybackup::run(args),
     };
     match outcome {

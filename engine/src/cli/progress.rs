@@ -13,6 +13,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use super::message;
 use super::plain::plain;
 use crate::basebackup::{Observer, Phase, Progress};
 
@@ -30,9 +31,10 @@ pub(super) enum Show {
 }
 
 impl Show {
-    /// What fits: JSON where it was asked for, a bar on a terminal, lines where `asked`.
-    pub(super) fn choose(json: bool, asked: bool) -> Show {
-        match (json, std::io::stderr().is_terminal(), asked) {
+    /// What fits: JSON where it was asked for, a bar on a terminal, lines where `asked`. A `stock` tool shows nothing
+    /// that was not asked for.
+    pub(super) fn choose(json: bool, asked: bool, stock: bool) -> Show {
+        match (json, std::io::stderr().is_terminal() && (asked || !stock), asked) {
             (true, _, _) => Show::Json,
             (false, true, _) => Show::Bar,
             (false, false, true) => Show::Lines,
@@ -213,29 +215,20 @@ pub(super) struct Voice {
     pub(super) verbose: bool,
 }
 
-impl Voice {
-    fn say(&self, text: &str) {
-        self.bar.suspend(|| {
-            // A closed stderr must not end a backup.
-            let _ = writeln!(std::io::stderr(), "{}", plain(text));
-        });
-    }
-}
-
 impl Observer for Voice {
     fn warning(&self, text: &str) {
         // What the server says already carries its severity.
         match text.split_once(':') {
             Some((severity, _)) if severity.bytes().all(|byte| byte.is_ascii_uppercase()) => {
-                self.say(text.trim_end());
+                self.bar.suspend(|| message::print(&plain(text.trim_end())));
             }
-            _ => self.say(&format!("pgstrata: warning: {text}")),
+            _ => self.bar.suspend(|| message::warning(text)),
         }
     }
 
     fn note(&self, text: &str) {
         if self.verbose {
-            self.say(&format!("pgstrata: {text}"));
+            self.bar.suspend(|| message::note(text));
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Runs `pgstrata basebackup`: asks for a password where one is needed, shows progress, tells the end.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::basebackup::BaseBackupArgs;
 use super::connection::ask;
+use super::message;
 use super::plain::plain;
 use super::progress::{Display, Show, Voice, bar, print_json};
 use super::signals::{cause_of, throw_on_signal};
@@ -27,15 +27,17 @@ pub(super) fn run(args: &BaseBackupArgs) -> anyhow::Result<()> {
             event["event"] = "summary".into();
             print_json(&event);
         }
+        // The stock tool ends without a word.
+        Ok(_) if message::is_stock() && !args.is_verbose() => {}
         Ok(report) => {
-            // A closed stderr must not end a backup.
-            let _ = write!(std::io::stderr(), "pgstrata: base backup completed\n{}", plain(&summary(report)));
+            message::note("base backup completed");
+            message::print(plain(&summary(report)).trim_end());
         }
         Err(error) => {
             if args.json {
                 print_json(&json!({ "event": "error", "message": error.to_string() }));
             }
-            let _ = writeln!(std::io::stderr(), "pgstrata: error: {}", plain(&told(error)));
+            message::error(&told(error));
         }
     }
     outcome.map(drop)
@@ -66,7 +68,7 @@ fn attempt(
     config: &BaseBackupConfig,
     stop: &Stop<Failure>,
 ) -> Result<Report, Failure> {
-    let show = Show::choose(args.json, args.shows_progress());
+    let show = Show::choose(args.json, args.shows_progress(), message::is_stock());
     let progress = Arc::new(Progress::default());
     let bar = bar(show);
     let verbose = args.is_verbose();

@@ -18,6 +18,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::basebackup::IoArg;
+use super::message;
 use super::progress::{human_bytes, human_seconds, print_json};
 use super::signals::throw_on_signal;
 use crate::failure::Failure;
@@ -133,7 +134,7 @@ pub(super) fn run(args: &VerifyBackupArgs) -> anyhow::Result<()> {
                 // A reader that has gone away changes nothing about the backup.
                 let _ = writeln!(std::io::stdout(), "backup successfully verified");
             }
-            if !args.json && !args.quiet {
+            if !args.json && !args.quiet && !message::is_stock() {
                 say(summary(report).trim_end());
             }
             report.verified
@@ -146,7 +147,7 @@ pub(super) fn run(args: &VerifyBackupArgs) -> anyhow::Result<()> {
             if args.json {
                 print_json(&json!({ "verified": false, "error": told }));
             }
-            say(&format!("pgstrata: error: {told}"));
+            message::error(&told);
             false
         }
     };
@@ -165,7 +166,7 @@ fn attempt(args: &VerifyBackupArgs) -> anyhow::Result<VerifyReport> {
     };
     let around = bar.clone();
     let progress = Arc::new(VerifyProgress::new(move |problem| {
-        around.suspend(|| say(&format!("pgstrata: error: {problem}")));
+        around.suspend(|| message::error(&problem.to_string()));
     }));
     let display = Display::start(&progress, bar, lines);
     let outcome = verify_directory(&config, &progress, &stop);

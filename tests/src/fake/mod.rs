@@ -10,8 +10,10 @@ mod member;
 pub mod message;
 mod script;
 mod server;
+mod wal;
 
 pub use backup::{FakeBackup, FakeTablespace, Manifest, sealed};
 pub use member::Member;
 pub use script::{Reply, Script, Step};
 pub use server::FakeServer;
+pub use wal::{WAL_START, honest_wal};

@@ -2,6 +2,9 @@
 
 use super::message;
 
+/// The system identifier of a scripted cluster.
+pub(super) const SYSTEM: u64 = 7_300_000_000_000_000_001;
+
 /// One thing that a server does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -125,6 +128,7 @@ impl Script {
         for (name, value) in [
             ("data_directory_mode", "0700"),
             ("wal_segment_size", "16MB"),
+            ("wal_block_size", "8192"),
             ("block_size", "8192"),
             ("data_checksums", "on"),
         ] {
@@ -134,7 +138,7 @@ impl Script {
             "IDENTIFY_SYSTEM",
             Reply::rows(
                 &["systemid", "timeline", "xlogpos", "dbname"],
-                &[&[Some("7300000000000000001"), Some("1"), Some("0/3000000"), None]],
+                &[&[Some(&SYSTEM.to_string()), Some("1"), Some("0/3000000"), None]],
             ),
         )
     }

@@ -3,17 +3,26 @@
 use pgstrata_tests::fake::message::{
     command_complete, copy_both, copy_data, copy_done, data_row, ready, row_description,
 };
-use pgstrata_tests::fake::{FakeBackup, Reply, Script};
+use pgstrata_tests::fake::{FakeBackup, Reply, Script, WAL_START as START, honest_wal};
 
 use crate::case::{Case, MAJORS, run_all};
 
-/// The first byte of the segment that the honest backup begins in.
-const START: u64 = 0x0200_0000;
-
 /// A message with WAL.
-fn wal(at: u64, length: usize) -> Vec<u8> {
-    let header = [&b"w"[..], &at.to_be_bytes(), &(at + 1).to_be_bytes(), &[0; 8]].concat();
-    copy_data(&[header, vec![0x5a; length]].concat())
+fn wal(major: u32, at: u64, length: usize) -> Vec<u8> {
+    let from = usize::try_from(at.saturating_sub(START)).unwrap_or_default().min(1 << 20);
+    message(at, &honest_wal(major, from + length)[from..])
+}
+
+fn message(at: u64, content: &[u8]) -> Vec<u8> {
+    let header = [&b"w"[..], &at.to_be_bytes(), &at.wrapping_add(1).to_be_bytes(), &[0; 8]].concat();
+    copy_data(&[&header, content].concat())
+}
+
+/// The honest backup's WAL with something changed.
+fn changed(major: u32, change: impl Fn(&mut Vec<u8>)) -> Vec<Vec<u8>> {
+    let mut log = honest_wal(major, 8192);
+    change(&mut log);
+    vec![message(START, &log)]
 }
 
 fn keepalive(reply: u8) -> Vec<u8> {
@@ -39,13 +48,19 @@ fn honest_streams_are_taken_in_any_pieces() {
     let mut all = Vec::new();
     for major in MAJORS {
         for (name, stream) in [
-            ("one message", vec![wal(START, 8192)]),
-            ("small messages", (0..600).map(|n| wal(START + n, 1)).collect()),
+            ("one message", vec![wal(major, START, 8192)]),
+            ("small messages", (0..600).map(|n| wal(major, START + n, 1)).collect()),
             (
                 "keepalives between",
-                vec![keepalive(1), wal(START, 100), keepalive(0), wal(START + 100, 400), keepalive(1)],
+                vec![
+                    keepalive(1),
+                    wal(major, START, 100),
+                    keepalive(0),
+                    wal(major, START + 100, 400),
+                    keepalive(1),
+                ],
             ),
-            ("more than is needed", vec![wal(START, 131_072), wal(START + 131_072, 131_072)]),
+            ("more than is needed", vec![wal(major, START, 131_072), wal(major, START + 131_072, 131_072)]),
         ] {
             for arguments in [&["-X", "stream"][..], &["-X", "stream", "-Ft"]] {
                 let stream = stream.clone();
@@ -63,24 +78,37 @@ fn wal_that_is_none_is_refused() {
     let mut all = Vec::new();
     for major in MAJORS {
         for (name, stream, expected) in [
-            ("from elsewhere", vec![wal(START + 8192, 8192)], "0/2002000"),
-            ("from before", vec![wal(0, 8192)], "0/0"),
-            ("a gap", vec![wal(START, 8), wal(START + 9, 8192)], "0/2000009"),
-            ("an overlap", vec![wal(START, 8), wal(START + 7, 8192)], "0/2000007"),
-            ("past the end of all", vec![wal(u64::MAX - 5, 100)], "FFFFFFFF"),
+            ("from elsewhere", vec![wal(major, START + 8192, 8192)], "0/2002000"),
+            ("from before", vec![wal(major, 0, 8192)], "0/0"),
+            ("a gap", vec![wal(major, START, 8), wal(major, START + 9, 8192)], "0/2000009"),
+            ("an overlap", vec![wal(major, START, 8), wal(major, START + 7, 8192)], "0/2000007"),
+            ("past the end of all", vec![wal(major, u64::MAX - 5, 100)], "FFFFFFFF"),
+            (
+                "a changed record",
+                changed(major, |log| log[100] ^= 1),
+                "WAL record at 0/2000028: found content",
+            ),
+            ("another cluster's", changed(major, |log| log[24] ^= 1), "WAL page at 0/2000000: found system"),
+            ("another version's", changed(major, |log| log[0] ^= 1), "found magic"),
+            ("zeros", changed(major, |log| log.fill(0)), "found magic 0x0000"),
+            ("an endless record", changed(major, |log| log[0x2b] = 0x7f), "found length"),
             ("unknown type", vec![copy_data(b"x12345678")], "type 0x78"),
             ("empty message", vec![copy_data(b"")], "0 bytes"),
-            ("short header", vec![cut(wal(START, 8), 24)], "24 bytes"),
+            ("short header", vec![cut(wal(major, START, 8), 24)], "24 bytes"),
             ("short keepalive", vec![cut(keepalive(0), 17)], "17 bytes"),
             ("long keepalive", vec![copy_data(&[&b"k"[..], &[0; 18]].concat())], "19 bytes"),
             (
                 "an end",
-                vec![wal(START, 8), copy_done(), command_complete("COPY 0"), ready()],
+                vec![wal(major, START, 8), copy_done(), command_complete("COPY 0"), ready()],
                 "ended the stream",
             ),
             (
                 "an error",
-                vec![wal(START, 8), pgstrata_tests::fake::message::error("58P01", "recycled"), ready()],
+                vec![
+                    wal(major, START, 8),
+                    pgstrata_tests::fake::message::error("58P01", "recycled"),
+                    ready(),
+                ],
                 "recycled",
             ),
             ("a row", vec![data_row(&[Some("x")])], "expected"),
@@ -102,7 +130,7 @@ fn wal_that_is_none_is_refused() {
                 let mut backup = FakeBackup::honest(major);
                 backup.start.1 = "2".into();
                 backup.end.1 = "2".into();
-                script(major, vec![wal(START, 8192)])
+                script(major, vec![wal(major, START, 8192)])
                     .answer("BASE_BACKUP", backup.reply())
                     .answer("TIMELINE_HISTORY", history.clone())
             };
