@@ -79,10 +79,18 @@ impl Tool {
             }
             _ => {}
         }
-        let matches = command.try_get_matches_from_mut(spell_out(&command, arguments));
+        let called = arguments.first().map(|program| program.to_string_lossy().into_owned());
+        let called = called.unwrap_or_else(|| self.name().to_owned());
+        let last = arguments.last().map(|last| last.to_string_lossy().into_owned()).unwrap_or_default();
+        let hint = || format!("\n{0}: hint: Try \"{0} --help\" for more information.", self.name());
+        let spelled = match spell_out(&command, arguments) {
+            Ok(spelled) => spelled,
+            Err(ambiguous) => return Parsed::Refuse(format!("{called}: {ambiguous}{}", hint())),
+        };
+        let matches = command.try_get_matches_from_mut(spelled);
         match matches.and_then(|mut matches| T::from_arg_matches_mut(&mut matches)) {
             Ok(arguments) => Parsed::Run(Box::new(arguments)),
-            Err(error) => Parsed::Refuse(self.complaint(&error)),
+            Err(error) => Parsed::Refuse(self.complaint(&error, &called, &last) + &hint()),
         }
     }
 
@@ -101,8 +109,9 @@ impl Tool {
         })
     }
 
-    /// What getopt_long, and after it the tool, says of such a command line.
-    fn complaint(self, error: &clap::Error) -> String {
+    /// What getopt_long, in the name that the program was `called` by, or after it the tool says of a command line that
+    /// ends with `last`.
+    fn complaint(self, error: &clap::Error, called: &str, last: &str) -> String {
         let name = self.name();
         let text = |kind| match error.get(kind) {
             Some(ContextValue::String(text)) => text.as_str(),
@@ -111,21 +120,25 @@ impl Tool {
         // Options are shown with what they take: `--pgdata <DIRECTORY>`.
         let option = text(ContextKind::InvalidArg).split([' ', '=']).next().unwrap_or_default();
         let value = text(ContextKind::InvalidValue);
-        let said = match error.kind() {
+        match error.kind() {
             ErrorKind::UnknownArgument if option.starts_with("--") => {
-                format!("{name}: unrecognized option '{option}'")
+                format!("{called}: unrecognized option '{option}'")
             }
             ErrorKind::UnknownArgument if option.starts_with('-') => {
                 let letter = option.chars().nth(1).unwrap_or('-');
-                format!("{name}: invalid option -- '{letter}'")
+                format!("{called}: invalid option -- '{letter}'")
             }
             ErrorKind::UnknownArgument | ErrorKind::TooManyValues if !option.starts_with('-') => {
                 let first = if option.is_empty() { value } else { option };
                 format!("{name}: error: too many command-line arguments (first is \"{first}\")")
             }
-            ErrorKind::TooManyValues => format!("{name}: option '{option}' doesn't allow an argument"),
+            ErrorKind::TooManyValues => format!("{called}: option '{option}' doesn't allow an argument"),
+            ErrorKind::InvalidValue if value.is_empty() && last.starts_with("--") => {
+                format!("{called}: option '{option}' requires an argument")
+            }
             ErrorKind::InvalidValue if value.is_empty() => {
-                format!("{name}: option '{option}' requires an argument")
+                let letter = last.chars().next_back().unwrap_or('-');
+                format!("{called}: option requires an argument -- '{letter}'")
             }
             ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
                 format!("{name}: error: invalid value \"{value}\" for option {option}")
@@ -135,26 +148,34 @@ impl Tool {
                 let first = whole.lines().next().unwrap_or_default();
                 format!("{name}: error: {}", first.trim_start_matches("error: "))
             }
-        };
-        format!("{said}\n{name}: hint: Try \"{name} --help\" for more information.")
+        }
     }
 }
 
 /// Long options that the stock tools do not have. They must not make a shortened one ambiguous.
 const OURS: [&str; 7] = ["buffers", "check-pages", "discard", "io", "json", "stall-timeout", "workers"];
 
-/// Long options that were cut short, in full, where they can only be one of the tool's.
-fn spell_out(command: &Command, arguments: Vec<OsString>) -> Vec<OsString> {
+/// Long options that were cut short, in full, where they can only be one of the tool's; else getopt_long's complaint.
+fn spell_out(command: &Command, arguments: Vec<OsString>) -> Result<Vec<OsString>, String> {
     let takes_value = |option: &clap::Arg| option.get_action().takes_values();
     let by_letter = |letter| command.get_arguments().find(|option| option.get_short() == Some(letter));
     let named = |name: &str| {
-        let is = |option: &&clap::Arg| option.get_long() == Some(name);
+        if let Some(option) = command.get_arguments().find(|option| option.get_long() == Some(name)) {
+            return Ok(Some(option));
+        }
         let begins = |option: &&clap::Arg| {
             option.get_long().is_some_and(|long| long.starts_with(name) && !OURS.contains(&long))
         };
-        let mut like_it = command.get_arguments().filter(begins);
-        let only = like_it.next().filter(|_| like_it.next().is_none());
-        command.get_arguments().find(is).or(only)
+        let like_it: Vec<&clap::Arg> = command.get_arguments().filter(begins).collect();
+        match like_it.as_slice() {
+            [] => Ok(None),
+            [only] => Ok(Some(*only)),
+            several => {
+                let names = several.iter().filter_map(|option| option.get_long());
+                let names: String = names.map(|long| format!(" '--{long}'")).collect();
+                Err(format!("option '--{name}' is ambiguous; possibilities:{names}"))
+            }
+        }
     };
     let mut spelled = Vec::with_capacity(arguments.len());
     let mut arguments = arguments.into_iter();
@@ -168,7 +189,7 @@ fn spell_out(command: &Command, arguments: Vec<OsString>) -> Vec<OsString> {
         } else if let Some(long) = text.strip_prefix("--") {
             let (name, value) =
                 long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
-            if let Some(option) = named(name) {
+            if let Some(option) = named(name)? {
                 let full = option.get_long().unwrap_or(name);
                 value_follows = value.is_none() && takes_value(option);
                 let value = value.map_or(String::new(), |value| format!("={value}"));
@@ -188,7 +209,7 @@ fn spell_out(command: &Command, arguments: Vec<OsString>) -> Vec<OsString> {
         }
     }
     spelled.extend(arguments);
-    spelled
+    Ok(spelled)
 }
 
 /// Prints what is to be printed, complains, or hands the arguments on.
@@ -255,7 +276,8 @@ mod tests {
         for (line, expected) in [
             ("--nonsense", "pg_basebackup: unrecognized option '--nonsense'"),
             ("-y", "pg_basebackup: invalid option -- 'y'"),
-            ("--no-s", "pg_basebackup: unrecognized option '--no-s'"),
+            ("--no-s", "pg_basebackup: option '--no-s' is ambiguous; possibilities: '--no-sync' '--no-slot'"),
+            ("-PD", "pg_basebackup: option requires an argument -- 'D'"),
             ("--stall=1", "pg_basebackup: unrecognized option '--stall'"),
             ("--pgdata", "pg_basebackup: option '--pgdata' requires an argument"),
             ("--no-sync=1", "pg_basebackup: option '--no-sync' doesn't allow an argument"),
