@@ -82,15 +82,18 @@ impl Tool {
         let called = arguments.first().map(|program| program.to_string_lossy().into_owned());
         let called = called.unwrap_or_else(|| self.name().to_owned());
         let last = arguments.last().map(|last| last.to_string_lossy().into_owned()).unwrap_or_default();
-        let hint = || format!("\n{0}: hint: Try \"{0} --help\" for more information.", self.name());
+        let hint = format!("{0}: hint: Try \"{0} --help\" for more information.", self.name());
         let spelled = match spell_out(&command, arguments) {
             Ok(spelled) => spelled,
-            Err(ambiguous) => return Parsed::Refuse(format!("{called}: {ambiguous}{}", hint())),
+            Err(Misspelled::Complaint(complaint)) => {
+                return Parsed::Refuse(format!("{called}: {complaint}\n{hint}"));
+            }
+            Err(Misspelled::HelpTooLate) => return Parsed::Refuse(hint),
         };
         let matches = command.try_get_matches_from_mut(spelled);
         match matches.and_then(|mut matches| T::from_arg_matches_mut(&mut matches)) {
             Ok(arguments) => Parsed::Run(Box::new(arguments)),
-            Err(error) => Parsed::Refuse(self.complaint(&error, &called, &last) + &hint()),
+            Err(error) => Parsed::Refuse(format!("{}\n{hint}", self.complaint(&error, &called, &last))),
         }
     }
 
@@ -155,8 +158,16 @@ impl Tool {
 /// Long options that the stock tools do not have. They must not make a shortened one ambiguous.
 const OURS: [&str; 7] = ["buffers", "check-pages", "discard", "io", "json", "stall-timeout", "workers"];
 
+/// What getopt_long does not take.
+enum Misspelled {
+    /// Short for several options, or unknown; this is said about it.
+    Complaint(String),
+    /// `--help` behind other arguments: all that is said is where to find it.
+    HelpTooLate,
+}
+
 /// Long options that were cut short, in full, where they can only be one of the tool's; else getopt_long's complaint.
-fn spell_out(command: &Command, arguments: Vec<OsString>) -> Result<Vec<OsString>, String> {
+fn spell_out(command: &Command, arguments: Vec<OsString>) -> Result<Vec<OsString>, Misspelled> {
     let takes_value = |option: &clap::Arg| option.get_action().takes_values();
     let by_letter = |letter| command.get_arguments().find(|option| option.get_short() == Some(letter));
     let named = |name: &str| {
@@ -173,7 +184,7 @@ fn spell_out(command: &Command, arguments: Vec<OsString>) -> Result<Vec<OsString
             several => {
                 let names = several.iter().filter_map(|option| option.get_long());
                 let names: String = names.map(|long| format!(" '--{long}'")).collect();
-                Err(format!("option '--{name}' is ambiguous; possibilities:{names}"))
+                Err(Misspelled::Complaint(format!("option '--{name}' is ambiguous; possibilities:{names}")))
             }
         }
     };
@@ -189,6 +200,10 @@ fn spell_out(command: &Command, arguments: Vec<OsString>) -> Result<Vec<OsString
         } else if let Some(long) = text.strip_prefix("--") {
             let (name, value) =
                 long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
+            if name == "help" {
+                // Only the first argument asks for it.
+                return Err(Misspelled::HelpTooLate);
+            }
             if let Some(option) = named(name)? {
                 let full = option.get_long().unwrap_or(name);
                 value_follows = value.is_none() && takes_value(option);
@@ -201,7 +216,11 @@ fn spell_out(command: &Command, arguments: Vec<OsString>) -> Result<Vec<OsString
             // The first letter that takes a value ends a cluster; the value follows where the cluster ends with it.
             let letters = text.strip_prefix('-').unwrap_or_default();
             let takes = |letter| by_letter(letter).is_some_and(takes_value);
-            value_follows = letters.find(takes).is_some_and(|at| letters[at..].chars().count() == 1);
+            let value = letters.find(takes);
+            if letters[..value.unwrap_or(letters.len())].contains('?') {
+                return Err(Misspelled::Complaint("invalid option -- '?'".into()));
+            }
+            value_follows = value.is_some_and(|at| letters[at..].chars().count() == 1);
             spelled.push(argument);
         }
         if value_follows {
