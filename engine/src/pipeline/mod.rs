@@ -5,10 +5,12 @@
 //!             ▲            └─► ledger of arrived members        │
 //!             └──────────── free buffers (BufferPool) ◄─────────┘
 //! ```
+//! Compression on this side stands between a lane's checks and the writers, with buffers of its own behind it.
 //! Memory is the pool and the queues' capacities; both are fixed at start-up. Every stage can be widened,
 //! and none takes a lock that another holds while data passes.
 
 mod chunk;
+mod compress;
 mod feeder;
 mod findings;
 mod lane;
@@ -23,6 +25,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam::channel::{Sender, bounded};
 
 pub use chunk::{Folder, Member, Output};
+pub use compress::{Compression, gzip_level};
 pub use feeder::Feeder;
 pub use findings::Findings;
 pub use lane::Checks;
@@ -34,6 +37,7 @@ use crate::failure::Failure;
 use crate::ring::{FaultPlan, IoMode, Registered, open_disk, open_faulty_disk};
 use crate::stop::Stop;
 use crate::verify::ArrivedMember;
+use compress::Compressors;
 use lane::Lane;
 use writer::{Writer, WriterHandle};
 
@@ -52,6 +56,8 @@ pub struct Layout {
     pub alignment: usize,
     /// Whether files are synced before they count as finished.
     pub sync: bool,
+    /// How everything that is written is compressed, if it is.
+    pub compression: Option<Compression>,
     /// What the disks are to do wrong, in tests.
     pub faults: Option<FaultPlan>,
 }
@@ -69,7 +75,7 @@ pub struct Pipeline {
 }
 
 /// The counters of all threads of the pipeline.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// The feeding thread: receive and decode.
     pub feeder: Arc<StageCounters>,
@@ -77,6 +83,8 @@ pub struct Counters {
     pub lanes: Vec<Arc<StageCounters>>,
     /// The writers.
     pub writers: Vec<Arc<StageCounters>>,
+    /// Whether the lanes compress.
+    pub compresses: bool,
 }
 
 impl Pipeline {
@@ -95,14 +103,22 @@ impl Pipeline {
             feeder: Arc::default(),
             lanes: fresh(layout.workers.max(1)),
             writers: fresh(layout.writers),
+            compresses: layout.compression.is_some(),
         };
+        let compressors = match &layout.compression {
+            None => None,
+            Some(compression) => {
+                Some(Compressors::start(compression, pool.buffer_size(), &mut threads, stop)?)
+            }
+        };
+        let written = compressors.as_ref().map_or(pool, Compressors::pool);
 
         let mut writers = Vec::new();
         let mut registered = Registered::Yes;
         for (number, counters) in counters.writers.iter().enumerate() {
             let (input, output) = bounded(layout.depth);
             let (opened, wait_opened) = bounded(1);
-            let (layout, pool, stop) = (layout.clone(), pool.clone(), stop.clone());
+            let (layout, pool, stop) = (layout.clone(), written.clone(), stop.clone());
             let clock = StageClock::start(Arc::clone(counters));
             let thread = spawn(format!("write-{number}"), move || {
                 let _told = stop.tell_of_panics("a writer");
@@ -140,6 +156,7 @@ impl Pipeline {
                 writers: writers.clone(),
                 ledger: ledger.clone(),
                 checks: checks.clone(),
+                compressors: compressors.clone(),
                 findings: Arc::clone(&findings),
                 stop: stop.clone(),
                 clock: StageClock::start(Arc::clone(counters)),

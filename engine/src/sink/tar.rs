@@ -1,4 +1,5 @@
-//! Tar format: each archive as the server sent it, one file each, made visible at the end by renames.
+//! Tar format: each archive as the server sent it, one file each, made visible at the end by renames. Where the
+//! pipeline compresses them, their names say so.
 //!
 //! With recovery settings (`-R`) they are added to `postgresql.auto.conf` inside the base archive, and
 //! `standby.signal` behind its last member.
@@ -7,11 +8,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pgstrata_protocol::basebackup::CompressionMethod;
 use pgstrata_protocol::tar::{
     END_OF_ARCHIVE, MemberHeader, MemberKind, MemberPath, TarMember, padding_for, with_size,
 };
 
-use super::{Archive, Sink};
+use super::{Archive, Sink, archive_name};
 use crate::failure::Failure;
 use crate::pipeline::{Feeder, Folder, Member, Output};
 
@@ -25,6 +27,7 @@ const STANDBY_SIGNAL: &[u8] = b"standby.signal";
 pub struct TarSink {
     folder: Arc<Folder>,
     mode: u32,
+    compression: Option<CompressionMethod>,
     /// Settings for `postgresql.auto.conf`, and the time for members that they need.
     recovery: Option<(Vec<u8>, u64)>,
     is_base: bool,
@@ -36,12 +39,19 @@ pub struct TarSink {
 }
 
 impl TarSink {
-    /// A sink for archives in `folder`. `recovery` is the text that `-R` adds, and seconds since 1970.
+    /// A sink for archives in `folder`, which the pipeline compresses as said. `recovery` is the text that `-R` adds,
+    /// and seconds since 1970.
     #[must_use]
-    pub fn new(folder: Arc<Folder>, mode: u32, recovery: Option<(Vec<u8>, u64)>) -> Self {
+    pub fn new(
+        folder: Arc<Folder>,
+        mode: u32,
+        compression: Option<CompressionMethod>,
+        recovery: Option<(Vec<u8>, u64)>,
+    ) -> Self {
         Self {
             folder,
             mode,
+            compression,
             recovery,
             is_base: false,
             seen_auto_conf: false,
@@ -71,7 +81,7 @@ impl TarSink {
 impl Sink for TarSink {
     fn begin_archive(&mut self, feeder: &mut Feeder, archive: &Archive) -> Result<(), Failure> {
         self.is_base = archive.tablespace.is_none();
-        let name = archive.tablespace.map_or_else(|| "base.tar".into(), |oid| format!("{oid}.tar"));
+        let name = archive_name(archive, self.compression);
         self.names.push(OsString::from(&name));
         let (folder, name) = (Arc::clone(&self.folder), OsString::from(name + PARTIAL));
         let mode = self.mode;

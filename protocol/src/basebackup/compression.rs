@@ -193,7 +193,9 @@ pub enum CompressionError {
         option: &'static str,
     },
     /// A value that is no integer.
-    #[error("invalid compression specification: value for compression option \"{option}\" must be an integer")]
+    #[error(
+        "invalid compression specification: value for compression option \"{option}\" must be an integer"
+    )]
     NoInteger {
         /// Its name.
         option: &'static str,
@@ -329,11 +331,8 @@ mod tests {
             ("turkey:sandwich:x", None, "turkey", Some("sandwich:x")),
             ("gzip:", None, "gzip", Some("")),
         ] {
-            let expected = CompressionRequest {
-                side,
-                method: method.to_owned(),
-                detail: detail.map(str::to_owned),
-            };
+            let expected =
+                CompressionRequest { side, method: method.to_owned(), detail: detail.map(str::to_owned) };
             assert_eq!(CompressionRequest::parse(argument), expected, "{argument:?}");
         }
     }
