@@ -2,11 +2,13 @@
 //! method say of them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pgstrata_tests as harness;
 use pgstrata_tests::{Finished, Manifest, Relocation, Source, Workload, basebackup};
+use rustix::process::Signal;
 
 /// Before the typed archives of 15, with them, and with the manifests of 17 and later.
 const WIRES: [u32; 3] = [14, 15, 18];
@@ -72,6 +74,7 @@ fn check_archives(source: &Source, number: usize, options: &[&str], method: &str
     let wal = if tool == "gzip" && !server { "pg_wal.tar.gz" } else { "pg_wal.tar" };
     let mut expected = vec![format!("{oid}.tar{extension}"), format!("base.tar{extension}")];
     expected.extend(["backup_manifest".to_owned(), wal.to_owned()]);
+    expected.sort();
     assert_eq!(names(&taken), expected, "{options:?}");
 
     decompress(&taken, &plain, tool, extension);
@@ -260,7 +263,10 @@ fn targets_are_the_servers_affair() {
         assert_eq!((&summary["format"], &summary["target"]), (&"target".into(), &"blackhole".into()));
         assert!(summary["bytes"].as_u64().unwrap() > 1 << 20, "{summary}");
 
-        let kept: PathBuf = source.dir("kept");
+        // The server makes the folder itself, where it may.
+        let theirs: PathBuf = source.dir("theirs");
+        source.cluster().run_as().create_dir(&theirs).unwrap();
+        let kept = theirs.join("kept");
         let finished = basebackup(&source)
             .arg("-t")
             .arg(format!("server:{}", kept.display()))
@@ -302,4 +308,111 @@ fn whole_file_systems_are_synced_where_that_was_wanted() {
             drop(source.boot(&copy));
         }
     }
+}
+
+/// What `tar` makes of bytes on its standard input.
+fn untar(bytes: &[u8], into: &Path) {
+    fs::create_dir(into).unwrap();
+    fs::set_permissions(into, fs::Permissions::from_mode(0o700)).unwrap();
+    let archive = into.with_extension("tar");
+    fs::write(&archive, bytes).unwrap();
+    let output = Command::new("tar").arg("-xpf").arg(&archive).arg("-C").arg(into).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn the_one_archive_goes_to_standard_output_with_its_manifest() {
+    for major in harness::majors().into_iter().filter(|major| WIRES.contains(major)) {
+        eprintln!("PostgreSQL {major}");
+        let source = harness::cluster(major).with(Workload::empty().rows(500)).start();
+        for (number, options) in
+            [&["-X", "fetch"][..], &["-X", "fetch", "-R", "-Z", "gzip:1"]].iter().enumerate()
+        {
+            let [copy, here] = ["copy", "here"].map(|name| source.dir(&format!("{name} {number}")));
+            fs::create_dir(&here).unwrap();
+            let run = basebackup(&source).args(["-D", "-", "-Ft"]).args(*options).current_dir(&here);
+            let run = run.run();
+            run.expect_success().expect_stderr("on standard output");
+            assert!(names(&here).is_empty(), "{:?}", names(&here));
+            // GNU tar looks at the bytes and not at the name, and calls gzip itself.
+            untar(&run.stdout, &copy);
+            assert_eq!(copy.join("standby.signal").exists(), options.contains(&"-R"));
+            let [signal, settings] = ["standby.signal", "postgresql.auto.conf"].map(|name| copy.join(name));
+            if signal.exists() {
+                // The settings are ours: the manifest says so of the file that they were added to.
+                assert!(fs::read_to_string(&settings).unwrap().contains("primary_conninfo"));
+                fs::remove_file(signal).unwrap();
+                continue;
+            }
+            Manifest::check(&copy);
+            harness::verify_backup(&copy, major).expect_good();
+            let server = source.boot(&copy);
+            harness::compare(&source, &server);
+        }
+        let run = basebackup(&source).args(["-D", "-", "-Ft", "-X", "none", "--no-manifest"]).run();
+        let copy = source.dir("without");
+        untar(&run.expect_success().stdout, &copy);
+        assert!(copy.join("global/pg_control").exists() && !copy.join("backup_manifest").exists());
+        if major >= 15 {
+            let options = ["-D", "-", "-Ft", "-X", "none", "--no-manifest", "-Z", "server-gzip"];
+            let run = basebackup(&source).args(options).run();
+            let copy = source.dir("packed");
+            untar(&run.expect_success().stdout, &copy);
+            assert!(copy.join("global/pg_control").exists());
+        }
+        // A regular file, which takes it in other pieces.
+        let (file, copy) = (source.dir("file.tar"), source.dir("of a file"));
+        basebackup(&source).args(["-D", "-", "-Ft", "-X", "fetch"]).stdout_to(&file).run().expect_success();
+        untar(&fs::read(&file).unwrap(), &copy);
+        Manifest::check(&copy);
+    }
+}
+
+#[test]
+fn standard_output_takes_one_tablespace_and_no_streamed_wal() {
+    let source = source(15);
+    let finished = basebackup(&source).args(["-D", "-", "-Ft", "-X", "none"]).run();
+    finished.expect_failure().expect_stderr("can only write single tablespace to stdout, database has 2");
+    assert!(finished.stdout.is_empty());
+    for (options, expected) in [
+        (&[][..], "cannot stream write-ahead logs in tar mode to stdout"),
+        (&["-X", "none", "--json"], "both write to standard output"),
+        (&["-X", "none", "-Z", "server-lz4"], "cannot inject manifest into a compressed tar file"),
+        (&["-X", "none", "--waldir", "/nowhere"], "only be specified in plain mode"),
+    ] {
+        let finished = basebackup(&source).args(["-D", "-", "-Ft"]).args(options).run();
+        finished.expect_failure().expect_stderr(expected);
+    }
+}
+
+#[test]
+fn a_reader_that_sleeps_or_leaves_does_not_hold_the_program() {
+    let source = harness::cluster(15).with(Workload::empty().rows(500)).start();
+    // A full pipe that nobody reads.
+    let pipe = source.dir("pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let open = || {
+        use std::os::unix::fs::OpenOptionsExt;
+        fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&pipe).unwrap()
+    };
+    let reader = open();
+    let run = basebackup(&source).args(["-D", "-", "-Ft", "-X", "none", "-v"]).stdout_to(&pipe).spawn();
+    harness::wait_until("the pipe is full", || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 << 10);
+    run.signal(Signal::TERM);
+    run.wait().expect_killed_by(Signal::TERM);
+    drop(reader);
+
+    let reader = open();
+    let run = basebackup(&source).args(["-D", "-", "-Ft", "-X", "none"]).stdout_to(&pipe).spawn();
+    harness::wait_until("the pipe is full", || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 << 10);
+    drop(reader);
+    run.wait().expect_failure().expect_stderr("could not write to \"standard output\": Broken pipe");
 }

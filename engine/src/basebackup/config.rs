@@ -136,6 +136,8 @@ pub enum Destination {
         /// The folder to make.
         path: PathBuf,
     },
+    /// Tar format: the one archive, with the manifest in it, on standard output.
+    Stdout,
     /// Received and verified, and not kept.
     Discard,
     /// Kept by the server, at a target of its own; nothing comes here. From 15 on.
@@ -155,7 +157,7 @@ impl Destination {
     pub fn path(&self) -> Option<&std::path::Path> {
         match self {
             Destination::Directory { path, .. } | Destination::Tar { path } => Some(path),
-            Destination::Discard | Destination::Target { .. } => None,
+            Destination::Stdout | Destination::Discard | Destination::Target { .. } => None,
         }
     }
 }

@@ -27,6 +27,7 @@ pub(super) enum Outputs {
     Plain { sink: DirectorySink, base: Arc<Folder>, made: Vec<PathBuf> },
     Tar { sink: TarSink, folder: Arc<Folder> },
     CompressedTar { sink: CompressedTarSink, folder: Arc<Folder> },
+    Stdout { sink: Box<dyn Sink> },
     Discard { sink: DiscardSink },
 }
 
@@ -36,6 +37,7 @@ impl Outputs {
             Outputs::Plain { sink, .. } => sink,
             Outputs::Tar { sink, .. } => sink,
             Outputs::CompressedTar { sink, .. } => sink,
+            Outputs::Stdout { sink } => &mut **sink,
             Outputs::Discard { sink } => sink,
         }
     }
@@ -63,16 +65,36 @@ impl Run<'_> {
                     let sink = CompressedTarSink::new(Arc::clone(&folder), facts.file_mode, method);
                     return Ok(Outputs::CompressedTar { sink, folder });
                 }
-                let recovery = recovery.map(|settings| (settings.as_bytes().to_vec(), now()));
-                let method = self.config.client_compression().map(|spec| spec.method);
-                let sink = TarSink::new(Arc::clone(&folder), facts.file_mode, method, recovery);
+                let sink = self.tar_sink(&folder, facts, recovery);
                 Ok(Outputs::Tar { sink, folder })
+            }
+            Destination::Stdout => {
+                if archives.len() > 1 {
+                    return Err(Failure::Target(format!(
+                        "can only write single tablespace to stdout, database has {}\n\
+                         HINT: name a folder with -D.",
+                        archives.len()
+                    )));
+                }
+                // For messages; no file is made.
+                let folder = Folder::open(&std::env::temp_dir())?;
+                let sink: Box<dyn Sink> = match self.config.arrives_compressed() {
+                    Some(method) => Box::new(CompressedTarSink::new(folder, facts.file_mode, method)),
+                    None => Box::new(self.tar_sink(&folder, facts, recovery).with_manifest()),
+                };
+                Ok(Outputs::Stdout { sink })
             }
             Destination::Discard => {
                 Ok(Outputs::Discard { sink: DiscardSink::new(Folder::open(&std::env::temp_dir())?) })
             }
             Destination::Target { .. } => unreachable!("a target's backup does not come here"),
         }
+    }
+
+    fn tar_sink(&self, folder: &Arc<Folder>, facts: &ServerFacts, recovery: Option<&str>) -> TarSink {
+        let recovery = recovery.map(|settings| (settings.as_bytes().to_vec(), now()));
+        let method = self.config.client_compression().map(|spec| spec.method);
+        TarSink::new(Arc::clone(folder), facts.file_mode, method, recovery)
     }
 
     pub(super) fn wal_writer(
@@ -91,7 +113,9 @@ impl Run<'_> {
                 let gzip = self.gzip().map(|spec| gzip_level(&spec));
                 WalDestination::Tar { folder: Arc::clone(folder), name, gzip }
             }
-            Outputs::Discard { .. } => unreachable!("a discarded backup has no WAL"),
+            Outputs::Stdout { .. } | Outputs::Discard { .. } => {
+                unreachable!("the command line refuses WAL that has no place")
+            }
         };
         let first = start.lsn.segment_start(facts.segment_size.bytes());
         let (size, mode) = (facts.segment_size, facts.file_mode);
@@ -150,7 +174,7 @@ impl Run<'_> {
             }
             Outputs::Tar { sink, folder } => (folder, sink.into_names()),
             Outputs::CompressedTar { sink, folder } => (folder, sink.into_names()),
-            Outputs::Discard { .. } => return Ok(()),
+            Outputs::Stdout { .. } | Outputs::Discard { .. } => return Ok(()),
         };
         if syncs_whole {
             sync_file_systems([Path::new(&folder.path)])?;

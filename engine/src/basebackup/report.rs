@@ -11,7 +11,7 @@ use crate::pipeline::{Limit, LimitedBy};
 pub struct Report {
     /// Where it lies; none if it was discarded.
     pub path: Option<PathBuf>,
-    /// The target at which the server keeps it, if it does.
+    /// The target at which the server keeps it, if it does; `stdout` for what went to standard output.
     pub target: Option<String>,
     /// `plain`, `tar`, `discard` or `target`.
     pub format: &'static str,

@@ -223,7 +223,7 @@ impl Run<'_> {
             // A plain backup has links instead, which the operator may have mapped.
             tablespace_map: matches!(
                 config.destination,
-                Destination::Tar { .. } | Destination::Target { .. }
+                Destination::Tar { .. } | Destination::Stdout | Destination::Target { .. }
             ),
             manifest: config.manifest,
             wait_for_archive: config.waits_for_archive(),
@@ -293,12 +293,13 @@ impl Run<'_> {
                 Destination::Target { name, detail, .. } => {
                     Some(detail.as_ref().map_or_else(|| name.clone(), |detail| format!("{name}:{detail}")))
                 }
+                Destination::Stdout => Some("stdout".into()),
                 _ => None,
             },
             compression: self.compression_name(),
             format: match self.config.destination {
                 Destination::Directory { .. } => "plain",
-                Destination::Tar { .. } => "tar",
+                Destination::Tar { .. } | Destination::Stdout => "tar",
                 Destination::Discard => "discard",
                 Destination::Target { .. } => "target",
             },
@@ -314,7 +315,7 @@ impl Run<'_> {
             checksum_algorithm: algorithm.unwrap_or(ChecksumAlgorithm::None).to_string(),
             pages_checked: self.config.check_pages,
             durable: match &self.config.destination {
-                Destination::Discard => false,
+                Destination::Stdout | Destination::Discard => false,
                 // The server syncs what it keeps (`basebackup_server.c`); of others' targets nothing is known.
                 Destination::Target { name, .. } => name == "server",
                 _ => self.config.sync,

@@ -1,8 +1,10 @@
 //! The time in which data flows: the pipeline started, fed from the stream, and settled.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use crossbeam::channel::bounded;
@@ -35,6 +37,14 @@ pub(super) struct Transferred {
     pub(super) spool: Spool,
     /// The manifest, to be read from its beginning.
     pub(super) manifest: Option<File>,
+}
+
+/// Standard output, past the buffer that Rust keeps before it.
+fn standard_output() -> Result<Arc<File>, Failure> {
+    let owned = io::stdout().as_fd().try_clone_to_owned();
+    owned
+        .map(|owned| Arc::new(File::from(owned)))
+        .map_err(|error| Failure::disk("open", "standard output", error))
 }
 
 impl Run<'_> {
@@ -78,6 +88,7 @@ impl Run<'_> {
         let layout = Layout {
             workers: config.resources.workers,
             writers: if matches!(outputs, Outputs::Discard { .. }) { 0 } else { config.resources.writers },
+            stream: matches!(outputs, Outputs::Stdout { .. }).then(standard_output).transpose()?,
             depth: config.resources.depth,
             mode: io.mode,
             alignment: io.alignment,

@@ -266,10 +266,7 @@ impl BaseBackupArgs {
     }
 
     fn refuse_what_is_missing(&self) -> anyhow::Result<()> {
-        let missing = [
-            (self.incremental.is_some(), "--incremental"),
-            (self.pgdata.as_deref() == Some(Path::new("-")), "--pgdata=- (tar to standard output)"),
-        ];
+        let missing = [(self.incremental.is_some(), "--incremental")];
         match missing.iter().find(|(given, _)| *given) {
             Some((_, name)) => bail!(
                 "option {name} is not supported by this version of pgstrata\n\
@@ -317,7 +314,16 @@ impl BaseBackupArgs {
                  HINT: let the client compress, or use plain format."
             );
         }
-        Ok((self.local(tar)?, compression))
+        let destination = self.local(tar)?;
+        let compressed = matches!(compression, Some(BackupCompression::Server { .. }));
+        if matches!(destination, Destination::Stdout) && compressed && !self.no_manifest {
+            bail!(
+                "cannot inject manifest into a compressed tar file\n\
+                 HINT: Use client-side compression, send the output to a directory rather than standard output, \
+                 or use --no-manifest."
+            );
+        }
+        Ok((destination, compression))
     }
 
     /// A backup that the server keeps.
@@ -350,9 +356,26 @@ impl BaseBackupArgs {
         })
     }
 
+    /// The one archive on standard output.
+    fn stdout(&self) -> anyhow::Result<Destination> {
+        if matches!(self.wal_method.as_deref(), None | Some("s" | "stream")) {
+            bail!("cannot stream write-ahead logs in tar mode to stdout");
+        }
+        if self.waldir.is_some() {
+            bail!("WAL directory location can only be specified in plain mode");
+        }
+        if self.json {
+            bail!("options --json and --pgdata=- cannot be used together: both write to standard output");
+        }
+        Ok(Destination::Stdout)
+    }
+
     /// A backup that is kept here.
     fn local(&self, tar: bool) -> anyhow::Result<Destination> {
         let path = self.pgdata.as_ref().expect("the caller made sure of it");
+        if tar && path == Path::new("-") {
+            return self.stdout();
+        }
         let path = absolute(path)?;
         let mut tablespace_mapping = Vec::new();
         for mapping in &self.tablespace_mapping {
@@ -517,6 +540,13 @@ mod tests {
         assert_eq!(config.wal, WalMethod::Fetch);
         assert!(config.fast_checkpoint && !config.clean && !config.sync);
         assert_eq!(config.max_rate_kb, Some(2048));
+        let config = resolve("-D - -Ft -X none").expect("valid");
+        assert!(matches!(config.destination, Destination::Stdout));
+        // In plain format it is a name like any other.
+        let config = resolve("-D -").expect("valid");
+        assert!(matches!(config.destination, Destination::Directory { ref path, .. } if path.ends_with("-")));
+        let config =
+            resolve("-D /b -Ft -Xf -c FAST -r 2M -l night -s 0 -n -N -h db -p 5433 -U rep").expect("valid");
         assert_eq!(config.status_interval, Duration::ZERO);
         let config =
             resolve("-D /b -S s -C --waldir=/w -T /a=/b -R --manifest-checksums sha256").expect("valid");
@@ -562,7 +592,9 @@ mod tests {
             ("-D /b --no-manifest --manifest-force-encode", "incompatible"),
             ("-D /b --manifest-checksums md5", "unrecognized checksum algorithm"),
             ("-D /b -i m", "--incremental is not supported"),
-            ("-D - -Ft", "standard output"),
+            ("-D - -Ft", "cannot stream write-ahead logs in tar mode to stdout"),
+            ("-D - -Ft -X none --json", "both write to standard output"),
+            ("-D - -Ft -X fetch -Z server-gzip", "cannot inject manifest into a compressed tar file"),
         ] {
             let refused = resolve(line).expect_err(line).to_string();
             assert!(refused.contains(expected), "{line}: {refused}");

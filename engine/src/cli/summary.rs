@@ -14,6 +14,7 @@ pub(super) fn summary(report: &Report) -> String {
     };
     let place = match (&report.path, &report.target) {
         (Some(path), _) => path.display().to_string(),
+        (None, Some(_)) if report.format == "tar" => "on standard output".into(),
         (None, Some(target)) => format!("at the server's target {target}"),
         (None, None) => "nothing kept".into(),
     };
@@ -29,7 +30,7 @@ pub(super) fn summary(report: &Report) -> String {
         row("compressed", format!("{compression}{size}"));
     }
     let verified = match (report.files_verified, report.checksum_algorithm.as_str()) {
-        (0, _) if report.target.is_some() => "nothing: no file came here".into(),
+        (0, _) if report.format == "target" => "nothing: no file came here".into(),
         (0, _) => "nothing: the server made no manifest".into(),
         (files, "NONE") => format!("{files} files by size"),
         (files, algorithm) => format!("{files} files by size and {algorithm}"),

@@ -16,8 +16,10 @@ mod findings;
 mod lane;
 mod limits;
 mod stage;
+mod stream_writer;
 mod writer;
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -39,6 +41,7 @@ use crate::stop::Stop;
 use crate::verify::ArrivedMember;
 use compress::Compressors;
 use lane::Lane;
+use stream_writer::StreamWriter;
 use writer::{Writer, WriterHandle};
 
 /// How a pipeline is laid out.
@@ -50,6 +53,8 @@ pub struct Layout {
     pub writers: usize,
     /// Operations that each writer keeps with the device.
     pub depth: usize,
+    /// A file that is open already and takes the only output, in place of writers of files.
+    pub stream: Option<Arc<File>>,
     /// The disk back end.
     pub mode: IoMode,
     /// What direct I/O has to be aligned to, as the probe found it.
@@ -102,7 +107,7 @@ impl Pipeline {
         let counters = Counters {
             feeder: Arc::default(),
             lanes: fresh(layout.workers.max(1)),
-            writers: fresh(layout.writers),
+            writers: fresh(if layout.stream.is_some() { 1 } else { layout.writers }),
             compresses: layout.compression.is_some(),
         };
         let compressors = match &layout.compression {
@@ -120,6 +125,17 @@ impl Pipeline {
             let (opened, wait_opened) = bounded(1);
             let (layout, pool, stop) = (layout.clone(), written.clone(), stop.clone());
             let clock = StageClock::start(Arc::clone(counters));
+            if let Some(file) = &layout.stream {
+                let writer = StreamWriter::new(output, Arc::clone(file), stop.clone(), clock)
+                    .map_err(|error| Failure::disk("prepare to write to", "standard output", error))?;
+                threads.push(spawn(format!("write-{number}"), move || {
+                    let _told = stop.tell_of_panics("a writer");
+                    writer.run();
+                })?);
+                registered = Registered::No("a stream takes no registered buffers".into());
+                writers.push(WriterHandle { input, doorbell: None });
+                continue;
+            }
             let thread = spawn(format!("write-{number}"), move || {
                 let _told = stop.tell_of_panics("a writer");
                 // A ring belongs to the thread that made it.
@@ -145,7 +161,7 @@ impl Pipeline {
             if let Registered::No(_) = registration {
                 registered = registration;
             }
-            writers.push(WriterHandle { input, doorbell });
+            writers.push(WriterHandle { input, doorbell: Some(doorbell) });
         }
 
         let mut lanes = Vec::new();
@@ -170,7 +186,7 @@ impl Pipeline {
         }
 
         let clock = StageClock::start(Arc::clone(&counters.feeder));
-        let feeder = Feeder::new(pool.clone(), lanes, layout.writers, clock);
+        let feeder = Feeder::new(pool.clone(), lanes, writers.len(), clock);
         Ok((Pipeline { threads, counters, findings, registered }, feeder))
     }
 

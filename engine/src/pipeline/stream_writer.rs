@@ -71,8 +71,7 @@ impl StreamWriter {
             return file.write_all(rest).map(|()| true);
         }
         while !rest.is_empty() {
-            let mut events =
-                [PollFd::new(file, PollFlags::OUT), PollFd::new(&*self.stopped, PollFlags::IN)];
+            let mut events = [PollFd::new(file, PollFlags::OUT), PollFd::new(&*self.stopped, PollFlags::IN)];
             match poll(&mut events, None) {
                 Err(rustix::io::Errno::INTR) => continue,
                 polled => polled?,

@@ -6,6 +6,8 @@ mod discard;
 mod folder;
 mod tar;
 
+use std::fs::File;
+
 use pgstrata_protocol::basebackup::CompressionMethod;
 use pgstrata_protocol::tar::TarMember;
 
@@ -50,6 +52,11 @@ pub trait Sink: Send {
     fn end_member(&mut self, feeder: &mut Feeder) -> Result<(), Failure>;
     /// The archive has had its last member.
     fn end_archive(&mut self, feeder: &mut Feeder) -> Result<(), Failure>;
+    /// All archives have come, and the server says that they are good. The manifest, if one came, stands at its
+    /// beginning.
+    fn end_stream(&mut self, _: &mut Feeder, _manifest: Option<&mut File>) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 /// The name of an archive in a backup in tar format.

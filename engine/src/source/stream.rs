@@ -7,7 +7,7 @@
 //! receive buffer; the sink's copy into an aligned buffer is the only one.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::sync::atomic::Ordering;
 
 use pgstrata_protocol::basebackup::{ArchiveDecoder, ArchiveEvent, ArchiveName, CompressionMethod};
@@ -352,11 +352,14 @@ impl<'a> StreamSource<'a> {
 
     fn end(mut self, reply: &CompletedReply) -> Result<StreamEnd, Failure> {
         self.check_complete()?;
+        let writing = |error| Failure::disk("write to", "backup_manifest.tmp", error);
         if let Some(manifest) = &mut self.manifest {
-            manifest.flush().map_err(|error| Failure::disk("write to", "backup_manifest.tmp", error))?;
+            manifest.flush().map_err(writing)?;
+            manifest.get_mut().seek(SeekFrom::Start(0)).map_err(writing)?;
         }
         let result = reply.results.last().ok_or_else(|| broken(&"the end position is missing"))?;
         let end = BackupPosition::from_result(result).map_err(|error| broken(&error))?;
+        self.sink.end_stream(&mut self.feeder, self.manifest.as_mut().map(BufWriter::get_mut))?;
         Ok(StreamEnd { end })
     }
 
