@@ -296,7 +296,7 @@ impl BaseBackupArgs {
             return Ok((self.target(target, request)?, None));
         }
         let compression = match request.side {
-            Some(CompressionSide::Server) => server_compression(request)?,
+            Some(CompressionSide::Server) => server_compression(&request)?,
             _ => request.specification()?.map(BackupCompression::Client),
         };
         if !tar && matches!(compression, Some(BackupCompression::Client(_))) {
@@ -440,8 +440,8 @@ impl BaseBackupArgs {
 
 /// Compression by the server of what comes here. The method has to be known, to unpack what comes; its options are
 /// the server's to judge.
-fn server_compression(request: CompressionRequest) -> anyhow::Result<Option<BackupCompression>> {
-    let CompressionRequest { method, detail, .. } = &request;
+fn server_compression(request: &CompressionRequest) -> anyhow::Result<Option<BackupCompression>> {
+    let CompressionRequest { method, detail, .. } = request;
     match CompressionMethod::ALL.into_iter().find(|known| known.name() == method) {
         Some(method) => Ok(Some(BackupCompression::Server { method, detail: detail.clone() })),
         None if method == "none" => {

@@ -61,7 +61,7 @@ enum Store {
 #[derive(Debug)]
 enum WalArchive {
     Plain(File),
-    Gzip(GzEncoder<File>),
+    Gzip(Box<GzEncoder<File>>),
 }
 
 impl WalArchive {
@@ -133,7 +133,7 @@ impl SegmentWriter {
                 let (file, path) = create(&folder, &name, mode)?;
                 let archive = match gzip {
                     None => WalArchive::Plain(file),
-                    Some(level) => WalArchive::Gzip(GzEncoder::new(file, Compression::new(level))),
+                    Some(level) => WalArchive::Gzip(Box::new(GzEncoder::new(file, Compression::new(level)))),
                 };
                 Store::Tar { archive, path }
             }
