@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use pgstrata::basebackup::{
-    BaseBackupConfig, Destination, Observer, Progress, Report, Resources, SlotChoice, WalMethod, run,
+    BaseBackupConfig, Destination, Observer, Progress, Report, Resources, SlotChoice, SyncMethod, WalMethod,
+    run,
 };
 use pgstrata::connect::{ConnectionSettings, GivenSettings, Surroundings};
 use pgstrata::failure::Failure;
@@ -70,6 +71,7 @@ impl Setup {
                 true => Destination::Tar { path },
                 false => Destination::Directory { path, wal_directory: None, tablespace_mapping: Vec::new() },
             },
+            compression: None,
             wal: self.wal.clone(),
             label: "disk faults".into(),
             fast_checkpoint: true,
@@ -83,6 +85,7 @@ impl Setup {
             estimate_size: true,
             write_recovery_settings: false,
             sync: true,
+            sync_method: SyncMethod::Fsync,
             clean: true,
             status_interval: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),

@@ -208,27 +208,11 @@ fn json_is_one_object_a_line() {
 fn what_is_not_there_yet_is_refused_by_name_before_anything_is_done() {
     let source = harness::cluster(15).setting("log_replication_commands", "on").start();
     let copy = source.dir("copy");
-    for (options, expected) in [
-        (&["-z"][..], "--gzip"),
-        (&["--gzip", "-Ft"], "--gzip"),
-        (&["-Z", "gzip"], "--compress"),
-        (&["-Z", "5", "-Ft"], "--compress"),
-        (&["-Z", "client-zstd:level=3", "-Ft"], "--compress"),
-        (&["--compress=server-lz4"], "--compress"),
-        (&["-t", "blackhole"], "--target"),
-        (&["--target=server:/nowhere"], "--target"),
-        (&["-i", "/nowhere/backup_manifest"], "--incremental"),
-        (&["--sync-method=syncfs"], "--sync-method"),
-    ] {
-        let finished = basebackup(&source).arg("-D").arg(&copy).args(options).run();
-        finished
-            .expect_failure()
-            .expect_stderr(&format!("option {expected} is not supported"))
-            .expect_stderr("HINT: ");
-        assert!(!copy.exists(), "{finished}");
-    }
+    let finished = basebackup(&source).arg("-D").arg(&copy).args(["-i", "/nowhere/backup_manifest"]).run();
+    finished.expect_failure().expect_stderr("option --incremental is not supported").expect_stderr("HINT: ");
+    assert!(!copy.exists(), "{finished}");
     let finished = basebackup(&source).args(["-D", "-", "-Ft"]).run();
-    finished.expect_failure().expect_stderr("tar to standard output").expect_stderr("HINT: ");
+    finished.expect_failure().expect_stderr("cannot stream write-ahead logs in tar mode to stdout");
     assert!(finished.stdout.is_empty());
     for (options, expected) in [
         (&["--no-such-option"][..], "--no-such-option"),
@@ -244,6 +228,13 @@ fn what_is_not_there_yet_is_refused_by_name_before_anything_is_done() {
         (&["-T", "/old"], "OLDDIR=NEWDIR"),
         (&["-r", "31"], "out of range"),
         (&["--no-manifest", "--manifest-force-encode"], "incompatible options"),
+        (&["-z"], "only tar mode backups can be compressed"),
+        (&["-Z", "zstd:9"], "only tar mode backups can be compressed"),
+        (&["-Ft", "-Z", "zstd:99"], "expects a compression level between -131072 and 22 (default at 3)"),
+        (&["-Ft", "-Z", "turkey"], "unrecognized compression algorithm: \"turkey\""),
+        (&["-Ft", "-R", "-Z", "server-gzip"], "cannot add to an archive that the server compresses"),
+        (&["-t", "blackhole"], "cannot specify both output directory and backup target"),
+        (&["--sync-method=often"], "unrecognized sync method: often"),
         (&["stray"], "stray"),
     ] {
         let finished = basebackup(&source).arg("-D").arg(&copy).args(options).run();
@@ -251,7 +242,7 @@ fn what_is_not_there_yet_is_refused_by_name_before_anything_is_done() {
         assert!(!copy.exists(), "{finished}");
     }
     let finished = basebackup(&source).run();
-    finished.expect_failure().expect_stderr("no target directory specified");
+    finished.expect_failure().expect_stderr("must specify output directory or backup target");
     assert_eq!(source.replication_commands(), [""; 0], "no server was asked for any of this");
     // What asks for nothing more than there is may be said.
     let options = ["-N", "-Ft", "-Z", "none", "--sync-method=fsync"];

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pgstrata_protocol::basebackup::ManifestOptions;
+use pgstrata_protocol::basebackup::{CompressionMethod, CompressionSpec, ManifestOptions, ServerCompression};
 
 use crate::connect::ConnectionSettings;
 use crate::ring::{FaultPlan, IoMode};
@@ -15,6 +15,8 @@ pub struct BaseBackupConfig {
     pub connection: ConnectionSettings,
     /// Where the backup goes.
     pub destination: Destination,
+    /// Who compresses the archives, and how.
+    pub compression: Option<BackupCompression>,
     /// How the WAL that the backup needs is had.
     pub wal: WalMethod,
     /// `backup_label`'s label.
@@ -35,6 +37,8 @@ pub struct BaseBackupConfig {
     pub write_recovery_settings: bool,
     /// Whether everything is made durable before success is reported.
     pub sync: bool,
+    /// How it is made durable.
+    pub sync_method: SyncMethod,
     /// Whether what was made is removed after a failure.
     pub clean: bool,
     /// How often the WAL receiver reports its position; zero for never unasked.
@@ -53,6 +57,66 @@ impl BaseBackupConfig {
     pub fn waits_for_archive(&self) -> bool {
         self.wal == WalMethod::None && !matches!(self.destination, Destination::Discard)
     }
+
+    /// What archives are compressed with on this side.
+    #[must_use]
+    pub fn client_compression(&self) -> Option<CompressionSpec> {
+        match &self.compression {
+            Some(BackupCompression::Client(spec)) => Some(*spec),
+            _ => None,
+        }
+    }
+
+    /// What archives arrive compressed with.
+    #[must_use]
+    pub fn arrives_compressed(&self) -> Option<CompressionMethod> {
+        match &self.compression {
+            Some(BackupCompression::Server { method, .. }) => Some(*method),
+            _ => None,
+        }
+    }
+
+    /// What the server is asked to compress with.
+    #[must_use]
+    pub fn asked_compression(&self) -> Option<ServerCompression> {
+        match (&self.destination, &self.compression) {
+            (Destination::Target { compression, .. }, _) => compression.clone(),
+            (_, Some(BackupCompression::Server { method, detail })) => {
+                Some(ServerCompression { method: method.name().to_owned(), detail: detail.clone() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether each file is synced as soon as it is complete.
+    #[must_use]
+    pub fn syncs_each_file(&self) -> bool {
+        self.sync && self.sync_method == SyncMethod::Fsync
+    }
+}
+
+/// How archives that come here are compressed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackupCompression {
+    /// On this side, in tar format.
+    Client(CompressionSpec),
+    /// By the server, from 15 on.
+    Server {
+        /// With what.
+        method: CompressionMethod,
+        /// Its options as the operator wrote them; the server judges them.
+        detail: Option<String>,
+    },
+}
+
+/// How files are made durable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SyncMethod {
+    /// Each by itself, beside the data of those that follow.
+    #[default]
+    Fsync,
+    /// Whole file systems, at the end.
+    Syncfs,
 }
 
 /// Where a backup goes.
@@ -72,8 +136,19 @@ pub enum Destination {
         /// The folder to make.
         path: PathBuf,
     },
+    /// Tar format: the one archive, with the manifest in it, on standard output.
+    Stdout,
     /// Received and verified, and not kept.
     Discard,
+    /// Kept by the server, at a target of its own; nothing comes here. From 15 on.
+    Target {
+        /// `server`, `blackhole`, or what an extension adds.
+        name: String,
+        /// What stands behind the colon.
+        detail: Option<String>,
+        /// How the server is to compress it; it judges the words itself.
+        compression: Option<ServerCompression>,
+    },
 }
 
 impl Destination {
@@ -82,7 +157,7 @@ impl Destination {
     pub fn path(&self) -> Option<&std::path::Path> {
         match self {
             Destination::Directory { path, .. } | Destination::Tar { path } => Some(path),
-            Destination::Discard => None,
+            Destination::Stdout | Destination::Discard | Destination::Target { .. } => None,
         }
     }
 }
@@ -125,6 +200,8 @@ pub struct Resources {
     pub buffer_size: usize,
     /// Worker lanes.
     pub workers: usize,
+    /// Threads that compress for gzip, which needs more of them than other methods.
+    pub compressors: usize,
     /// Writers.
     pub writers: usize,
     /// Operations that each writer keeps with the device.
@@ -142,6 +219,7 @@ impl Resources {
             buffers: 128,
             buffer_size: 256 << 10,
             workers: (cores / 2).clamp(1, 8),
+            compressors: cores.clamp(1, 64),
             // One writer keeps a device busy; more of them serve arrays of devices.
             writers: (cores / 8).clamp(1, 8),
             depth: 64,

@@ -3,9 +3,10 @@
 //! Until that rename no server starts from a plain backup (`global/pg_control` is not there under its name),
 //! and no tool finds `base.tar`. Everything that the rename makes visible is durable before it.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -89,6 +90,19 @@ pub(super) fn finish_tar(
     }
     rename(&partial(base), base)?;
     if sync { sync_folder(folder) } else { Ok(()) }
+}
+
+/// Syncs the file systems that hold these folders, each of them once.
+pub(super) fn sync_file_systems<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
+    let mut synced = HashSet::new();
+    for path in folders {
+        let failed = |error| Failure::disk("sync the file system of", path, error);
+        let folder = File::open(path).map_err(failed)?;
+        if synced.insert(folder.metadata().map_err(failed)?.dev()) {
+            rustix::fs::syncfs(&folder).map_err(|error| failed(error.into()))?;
+        }
+    }
+    Ok(())
 }
 
 fn partial(path: &Path) -> PathBuf {

@@ -18,10 +18,13 @@ mod recovery;
 mod report;
 mod run;
 mod target;
+mod target_run;
 mod transfer;
 
 pub use crate::pipeline::LimitedBy;
-pub use config::{BaseBackupConfig, Destination, Resources, SlotChoice, WalMethod};
+pub use config::{
+    BackupCompression, BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod,
+};
 pub use progress::{Observer, Phase, Progress};
 pub use report::{Phases, Report, process_usage};
 pub use run::run;

@@ -2,20 +2,21 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use pgstrata_protocol::basebackup::{CompressionMethod, CompressionSpec};
 use pgstrata_protocol::replication::BackupPosition;
 
-use super::config::Destination;
-use super::finish::{MANIFEST_TMP, PlainEnd, finish_tar};
+use super::config::{Destination, SyncMethod};
+use super::finish::{MANIFEST_TMP, PlainEnd, finish_tar, sync_file_systems};
 use super::prepare::{PlainFolders, ServerFacts};
 use super::run::Run;
 use super::target::Claims;
 use crate::failure::Failure;
-use crate::pipeline::Folder;
-use crate::sink::{Archive, DirectorySink, DiscardSink, PARTIAL, Sink, TarSink};
+use crate::pipeline::{Folder, gzip_level};
+use crate::sink::{Archive, CompressedTarSink, DirectorySink, DiscardSink, PARTIAL, Sink, TarSink};
 use crate::wal::{SegmentWriter, WalDestination};
 
 /// Name of the WAL archive of a tar backup.
@@ -25,6 +26,8 @@ const WAL_ARCHIVE: &str = "pg_wal.tar";
 pub(super) enum Outputs {
     Plain { sink: DirectorySink, base: Arc<Folder>, made: Vec<PathBuf> },
     Tar { sink: TarSink, folder: Arc<Folder> },
+    CompressedTar { sink: CompressedTarSink, folder: Arc<Folder> },
+    Stdout { sink: Box<dyn Sink> },
     Discard { sink: DiscardSink },
 }
 
@@ -33,6 +36,8 @@ impl Outputs {
         match self {
             Outputs::Plain { sink, .. } => sink,
             Outputs::Tar { sink, .. } => sink,
+            Outputs::CompressedTar { sink, .. } => sink,
+            Outputs::Stdout { sink } => &mut **sink,
             Outputs::Discard { sink } => sink,
         }
     }
@@ -56,14 +61,40 @@ impl Run<'_> {
             }
             Destination::Tar { path } => {
                 let folder = Folder::open(path)?;
-                let recovery = recovery.map(|settings| (settings.as_bytes().to_vec(), now()));
-                let sink = TarSink::new(Arc::clone(&folder), facts.file_mode, recovery);
+                if let Some(method) = self.config.arrives_compressed() {
+                    let sink = CompressedTarSink::new(Arc::clone(&folder), facts.file_mode, method);
+                    return Ok(Outputs::CompressedTar { sink, folder });
+                }
+                let sink = self.tar_sink(&folder, facts, recovery);
                 Ok(Outputs::Tar { sink, folder })
+            }
+            Destination::Stdout => {
+                if archives.len() > 1 {
+                    return Err(Failure::Target(format!(
+                        "can only write single tablespace to stdout, database has {}\n\
+                         HINT: name a folder with -D.",
+                        archives.len()
+                    )));
+                }
+                // For messages; no file is made.
+                let folder = Folder::open(&std::env::temp_dir())?;
+                let sink: Box<dyn Sink> = match self.config.arrives_compressed() {
+                    Some(method) => Box::new(CompressedTarSink::new(folder, facts.file_mode, method)),
+                    None => Box::new(self.tar_sink(&folder, facts, recovery).with_manifest()),
+                };
+                Ok(Outputs::Stdout { sink })
             }
             Destination::Discard => {
                 Ok(Outputs::Discard { sink: DiscardSink::new(Folder::open(&std::env::temp_dir())?) })
             }
+            Destination::Target { .. } => unreachable!("a target's backup does not come here"),
         }
+    }
+
+    fn tar_sink(&self, folder: &Arc<Folder>, facts: &ServerFacts, recovery: Option<&str>) -> TarSink {
+        let recovery = recovery.map(|settings| (settings.as_bytes().to_vec(), now()));
+        let method = self.config.client_compression().map(|spec| spec.method);
+        TarSink::new(Arc::clone(folder), facts.file_mode, method, recovery)
     }
 
     pub(super) fn wal_writer(
@@ -77,14 +108,29 @@ impl Run<'_> {
                 Destination::Directory { wal_directory: Some(path), .. } => Folder::open(path)?,
                 _ => base.descend(b"pg_wal")?,
             }),
-            Outputs::Tar { folder, .. } => {
-                WalDestination::Tar { folder: Arc::clone(folder), name: format!("{WAL_ARCHIVE}{}", PARTIAL) }
+            Outputs::Tar { folder, .. } | Outputs::CompressedTar { folder, .. } => {
+                let name = format!("{}{PARTIAL}", self.wal_archive());
+                let gzip = self.gzip().map(|spec| gzip_level(&spec));
+                WalDestination::Tar { folder: Arc::clone(folder), name, gzip }
             }
-            Outputs::Discard { .. } => unreachable!("a discarded backup has no WAL"),
+            Outputs::Stdout { .. } | Outputs::Discard { .. } => {
+                unreachable!("the command line refuses WAL that has no place")
+            }
         };
         let first = start.lsn.segment_start(facts.segment_size.bytes());
         let (size, mode) = (facts.segment_size, facts.file_mode);
         SegmentWriter::new(destination, size, start.timeline, first, mode, self.config.sync, now())
+    }
+
+    /// The specification, where this side compresses with gzip: the one method that pg_basebackup takes for WAL too.
+    fn gzip(&self) -> Option<CompressionSpec> {
+        self.config.client_compression().filter(|spec| spec.method == CompressionMethod::Gzip)
+    }
+
+    /// The name of the WAL archive of a tar backup.
+    fn wal_archive(&self) -> String {
+        let extension = self.gzip().map_or("", |spec| spec.method.extension());
+        format!("{WAL_ARCHIVE}{extension}")
     }
 
     pub(super) fn create_manifest(&self, mode: u32) -> Result<Option<File>, Failure> {
@@ -113,21 +159,28 @@ impl Run<'_> {
     ) -> Result<(), Failure> {
         let has_manifest = self.config.manifest.is_some();
         let sync = self.config.sync;
-        match outputs {
+        let syncs_whole = sync && self.config.sync_method == SyncMethod::Syncfs;
+        let (folder, archives) = match outputs {
             Outputs::Plain { sink, base, made } => {
+                if syncs_whole {
+                    sync_file_systems([&*base.path].into_iter().chain(made.iter().map(PathBuf::as_path)))?;
+                }
                 let mut folders = sink.into_made_folders();
                 folders.extend(made);
                 folders.extend(claims.parents());
                 let file_mode = facts.file_mode;
-                PlainEnd { base: &base.path, folders, recovery, has_manifest, file_mode, sync }.finish()
+                return PlainEnd { base: &base.path, folders, recovery, has_manifest, file_mode, sync }
+                    .finish();
             }
-            Outputs::Tar { sink, folder } => {
-                let wal = has_wal_archive.then(|| folder.path.join(WAL_ARCHIVE));
-                let (archives, parents) = (sink.into_names(), claims.parents());
-                finish_tar(&folder.path, &archives, wal.as_deref(), &parents, has_manifest, sync)
-            }
-            Outputs::Discard { .. } => Ok(()),
+            Outputs::Tar { sink, folder } => (folder, sink.into_names()),
+            Outputs::CompressedTar { sink, folder } => (folder, sink.into_names()),
+            Outputs::Stdout { .. } | Outputs::Discard { .. } => return Ok(()),
+        };
+        if syncs_whole {
+            sync_file_systems([Path::new(&folder.path)])?;
         }
+        let wal = has_wal_archive.then(|| folder.path.join(self.wal_archive()));
+        finish_tar(&folder.path, &archives, wal.as_deref(), &claims.parents(), has_manifest, sync)
     }
 }
 

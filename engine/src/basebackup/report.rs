@@ -11,8 +11,12 @@ use crate::pipeline::{Limit, LimitedBy};
 pub struct Report {
     /// Where it lies; none if it was discarded.
     pub path: Option<PathBuf>,
-    /// `plain`, `tar` or `discard`.
+    /// The target at which the server keeps it, if it does; `stdout` for what went to standard output.
+    pub target: Option<String>,
+    /// `plain`, `tar`, `discard` or `target`.
     pub format: &'static str,
+    /// Who compressed the archives, and with what: `client-zstd`, `server-gzip`; none if nobody did.
+    pub compression: Option<String>,
     /// The server's version, in words.
     pub server_version: String,
     /// The cluster's system identifier.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use pgstrata_protocol::basebackup::BaseBackupOptions;
+use pgstrata_protocol::basebackup::{BackupTarget, BaseBackupOptions};
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_protocol::replication::{BackupPosition, TablespaceRow};
 use pgstrata_protocol::wal::WalChecker;
 
 use super::cleanup::{clean_up, drop_slot};
-use super::config::{BaseBackupConfig, Destination, SlotChoice, WalMethod};
+use super::config::{BackupCompression, BaseBackupConfig, Destination, SlotChoice, WalMethod};
 use super::prepare::{ServerFacts, archives};
 use super::progress::{Observer, Phase, Progress};
 use super::recovery::recovery_settings;
@@ -20,7 +20,7 @@ use super::target::Claims;
 use super::transfer::Transferred;
 use crate::connect::{BulkStream, ControlRuntime, CopyDirection, NoticeSink, Purpose, Reply, Session};
 use crate::failure::Failure;
-use crate::pipeline::{Limit, Pipeline};
+use crate::pipeline::{Counters, Limit};
 use crate::ring::{IoMode, ProbeReport, probe};
 use crate::sink::Archive;
 use crate::source::StreamEnd;
@@ -78,10 +78,13 @@ pub(super) struct Io {
     reason: String,
 }
 
-struct Totals {
-    files: u64,
-    files_verified: u64,
-    wal_bytes: u64,
+/// What a run has moved.
+#[derive(Default)]
+pub(super) struct Totals {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    pub(super) files_verified: u64,
+    pub(super) wal_bytes: u64,
 }
 
 impl Run<'_> {
@@ -107,6 +110,9 @@ impl Run<'_> {
         let BackupPosition { lsn, timeline } = start;
         self.note(format_args!("write-ahead log start point: {lsn} on timeline {timeline}"));
 
+        if matches!(config.destination, Destination::Target { .. }) {
+            return self.watch(begun, &facts, &io, phases);
+        }
         let recovery = self.recovery();
         let mut outputs =
             self.make_outputs(claims, &facts, &begun.archives, recovery.as_deref(), receiver.is_some())?;
@@ -142,17 +148,12 @@ impl Run<'_> {
         self.finish(outputs, claims, recovery, &facts, has_wal_archive)?;
         phases.total = self.seconds();
         phases.end = phases.total - received_wal;
-        Ok(self.report(
-            &facts,
-            &pipeline,
-            &io,
-            phases,
-            (lsn, &end),
-            &Totals { files, files_verified, wal_bytes },
-        ))
+        let bytes = Limit::judge(&pipeline.counters).lanes.bytes;
+        let totals = Totals { files, bytes, files_verified, wal_bytes };
+        Ok(self.report(&facts, &pipeline.counters, &io, phases, (lsn, &end), &totals))
     }
 
-    fn seconds(&self) -> f64 {
+    pub(super) fn seconds(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
     }
 
@@ -220,10 +221,20 @@ impl Run<'_> {
             include_wal: config.wal == WalMethod::Fetch,
             max_rate_kb: config.max_rate_kb,
             // A plain backup has links instead, which the operator may have mapped.
-            tablespace_map: matches!(config.destination, Destination::Tar { .. }),
+            tablespace_map: matches!(
+                config.destination,
+                Destination::Tar { .. } | Destination::Stdout | Destination::Target { .. }
+            ),
             manifest: config.manifest,
             wait_for_archive: config.waits_for_archive(),
             verify_checksums: config.server_verifies_pages,
+            compression: config.asked_compression(),
+            target: match &config.destination {
+                Destination::Target { name, detail, .. } => {
+                    BackupTarget::Server { name: name.clone(), detail: detail.clone() }
+                }
+                _ => BackupTarget::Client,
+            },
         };
         let command = options.command(facts.version).map_err(|error| Failure::Target(error.to_string()))?;
         let reply = session
@@ -263,25 +274,34 @@ impl Run<'_> {
         })
     }
 
-    fn report(
+    pub(super) fn report(
         &self,
         facts: &ServerFacts,
-        pipeline: &Pipeline,
+        counters: &Counters,
         io: &Io,
         phases: Phases,
         (start, end): (pgstrata_protocol::Lsn, &StreamEnd),
         totals: &Totals,
     ) -> Report {
-        let stages = Limit::judge(&pipeline.counters);
+        let stages = Limit::judge(counters);
         let (cpu_seconds, peak_memory) = process_usage();
-        let bytes = stages.lanes.bytes;
+        let bytes = totals.bytes;
         let algorithm = self.config.manifest.and_then(|manifest| manifest.checksums);
         Report {
             path: self.config.destination.path().map(Path::to_owned),
+            target: match &self.config.destination {
+                Destination::Target { name, detail, .. } => {
+                    Some(detail.as_ref().map_or_else(|| name.clone(), |detail| format!("{name}:{detail}")))
+                }
+                Destination::Stdout => Some("stdout".into()),
+                _ => None,
+            },
+            compression: self.compression_name(),
             format: match self.config.destination {
                 Destination::Directory { .. } => "plain",
-                Destination::Tar { .. } => "tar",
+                Destination::Tar { .. } | Destination::Stdout => "tar",
                 Destination::Discard => "discard",
+                Destination::Target { .. } => "target",
             },
             server_version: facts.version_text.clone(),
             system_identifier: facts.system.system_identifier.to_string(),
@@ -294,7 +314,12 @@ impl Run<'_> {
             files_verified: totals.files_verified,
             checksum_algorithm: algorithm.unwrap_or(ChecksumAlgorithm::None).to_string(),
             pages_checked: self.config.check_pages,
-            durable: self.config.sync && !matches!(self.config.destination, Destination::Discard),
+            durable: match &self.config.destination {
+                Destination::Stdout | Destination::Discard => false,
+                // The server syncs what it keeps (`basebackup_server.c`); of others' targets nothing is known.
+                Destination::Target { name, .. } => name == "server",
+                _ => self.config.sync,
+            },
             seconds: phases,
             bytes_per_second: per_second(bytes, phases.total),
             cpu_seconds,
@@ -303,6 +328,19 @@ impl Run<'_> {
             io_reason: io.reason.clone(),
             limited_by: Report::limit(&phases, &stages),
             stages,
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Who compressed with what, as the option says it; none where nobody did.
+    fn compression_name(&self) -> Option<String> {
+        let server = |method: &str| Some(format!("server-{method}"));
+        match (&self.config.destination, &self.config.compression) {
+            (Destination::Target { compression, .. }, _) => server(&compression.as_ref()?.method),
+            (_, Some(BackupCompression::Client(spec))) => Some(format!("client-{}", spec.method)),
+            (_, Some(BackupCompression::Server { method, .. })) => server(method.name()),
+            (_, None) => None,
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The time in which data flows: the pipeline started, fed from the stream, and settled.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use crossbeam::channel::bounded;
@@ -16,13 +18,15 @@ use super::progress::Phase;
 use super::run::{Begun, Io, Run};
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
-use crate::pipeline::{Checks, Feeder, Layout, Pipeline};
+use crate::pipeline::{Checks, Compression, Feeder, Layout, Pipeline};
 use crate::ring::Registered;
 use crate::source::{ExpectedStream, StreamEnd, StreamSource};
 use crate::verify::{Ledger, PageChecks, Spool};
 
 /// Members on their way to the ledger.
 const LEDGER_QUEUE: usize = 1024;
+/// Buffers on either side of compression, at least.
+const LEAST_BEHIND: usize = 8;
 /// The first version that sends all archives in one typed copy (`basebackup_copy.c`).
 const FIRST_TYPED: u32 = 15;
 
@@ -33,6 +37,14 @@ pub(super) struct Transferred {
     pub(super) spool: Spool,
     /// The manifest, to be read from its beginning.
     pub(super) manifest: Option<File>,
+}
+
+/// Standard output, past the buffer that Rust keeps before it.
+fn standard_output() -> Result<Arc<File>, Failure> {
+    let owned = io::stdout().as_fd().try_clone_to_owned();
+    owned
+        .map(|owned| Arc::new(File::from(owned)))
+        .map_err(|error| Failure::disk("open", "standard output", error))
 }
 
 impl Run<'_> {
@@ -48,12 +60,12 @@ impl Run<'_> {
         ended: impl FnOnce(&StreamEnd),
     ) -> Result<Transferred, Failure> {
         let config = self.config;
-        let pool =
-            BufferPool::new(config.resources.buffers, config.resources.buffer_size).map_err(|error| {
-                Failure::Target(format!(
-                    "could not allocate buffers: {error}\nHINT: ask for less with --buffers."
-                ))
-            })?;
+        let (buffers, compression) = self.compression();
+        let pool = BufferPool::new(buffers, config.resources.buffer_size).map_err(|error| {
+            Failure::Target(format!(
+                "could not allocate buffers: {error}\nHINT: ask for less with --buffers."
+            ))
+        })?;
         let wake = pool.clone();
         self.stop.on_thrown(move || wake.close());
         let (ledger_input, arrivals) = bounded(LEDGER_QUEUE);
@@ -76,10 +88,12 @@ impl Run<'_> {
         let layout = Layout {
             workers: config.resources.workers,
             writers: if matches!(outputs, Outputs::Discard { .. }) { 0 } else { config.resources.writers },
+            stream: matches!(outputs, Outputs::Stdout { .. }).then(standard_output).transpose()?,
             depth: config.resources.depth,
             mode: io.mode,
             alignment: io.alignment,
-            sync: config.sync,
+            sync: config.syncs_each_file(),
+            compression,
             faults: config.resources.faults.clone(),
         };
         let algorithm = config.manifest.and_then(|manifest| manifest.checksums);
@@ -119,6 +133,21 @@ impl Run<'_> {
         Ok(Transferred { end, pipeline, spool, manifest })
     }
 
+    /// How many buffers the data arrives in, and what compression gets. Half of the memory each; every lane can hold
+    /// one buffer of compressed bytes, and then some are to be on their way.
+    fn compression(&self) -> (usize, Option<Compression>) {
+        let resources = &self.config.resources;
+        match self.config.client_compression() {
+            None => (resources.buffers, None),
+            Some(spec) => {
+                let half = resources.buffers / 2;
+                let behind = half.max(resources.workers + LEAST_BEHIND);
+                let compression = Compression { spec, threads: resources.compressors, buffers: behind };
+                (half.max(LEAST_BEHIND), Some(compression))
+            }
+        }
+    }
+
     /// Receives the stream; the manifest lies in its file then, which is returned for reading.
     fn receive(
         &self,
@@ -134,7 +163,8 @@ impl Run<'_> {
         let Begun { start, archives, mut stream } = begun;
         let (progress, observer) = (&**self.progress, &**self.observer);
         let may_wait = self.config.waits_for_archive();
-        let expected = ExpectedStream { typed, may_wait, tablespaces: archives, manifest };
+        let compression = self.config.arrives_compressed();
+        let expected = ExpectedStream { typed, compression, may_wait, tablespaces: archives, manifest };
         let source = StreamSource::new(expected, outputs.sink(), feeder, progress, observer);
         let end = source.drive(&mut stream)?;
         if end.end.lsn < start.lsn || end.end.timeline < start.timeline {

@@ -7,12 +7,17 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
-use pgstrata_protocol::basebackup::ManifestOptions;
+use pgstrata_protocol::basebackup::{
+    CompressionError, CompressionMethod, CompressionRequest, CompressionSide, ManifestOptions,
+    ServerCompression,
+};
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 
 use super::connection::ConnectionArgs;
 use super::message;
-use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, WalMethod};
+use crate::basebackup::{
+    BackupCompression, BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod,
+};
 use crate::ring::IoMode;
 
 /// Take a base backup of a running PostgreSQL server
@@ -22,21 +27,23 @@ pub(super) struct BaseBackupArgs {
     /// Receive base backup into directory
     #[arg(short = 'D', long, value_name = "DIRECTORY", help_heading = "Options controlling the output")]
     pgdata: Option<PathBuf>,
-    /// Output format (plain, tar)
-    #[arg(
-        short = 'F',
-        long,
-        value_name = "p|t",
-        default_value = "plain",
-        help_heading = "Options controlling the output"
-    )]
-    format: String,
+    /// Output format (plain (default), tar)
+    #[arg(short = 'F', long, value_name = "p|t", help_heading = "Options controlling the output")]
+    format: Option<String>,
     /// Maximum transfer rate to transfer data directory (in kB/s, or use suffix "k" or "M")
     #[arg(short = 'r', long, value_name = "RATE", help_heading = "Options controlling the output")]
     max_rate: Option<String>,
     /// Write configuration for replication
     #[arg(short = 'R', long, help_heading = "Options controlling the output")]
     write_recovery_conf: bool,
+    /// Backup target (if other than client)
+    #[arg(
+        short = 't',
+        long,
+        value_name = "TARGET[:DETAIL]",
+        help_heading = "Options controlling the output"
+    )]
+    target: Option<String>,
     /// Relocate tablespace in OLDDIR to NEWDIR
     #[arg(short = 'T', long, value_name = "OLDDIR=NEWDIR", help_heading = "Options controlling the output")]
     tablespace_mapping: Vec<OsString>,
@@ -51,8 +58,21 @@ pub(super) struct BaseBackupArgs {
         help_heading = "Options controlling the output"
     )]
     wal_method: Option<String>,
+    /// Compress tar output
+    #[arg(short = 'z', long, overrides_with = "compress", help_heading = "Options controlling the output")]
+    gzip: bool,
+    /// Compress on client or server as specified
+    #[arg(
+        short = 'Z',
+        long,
+        value_name = "[{client|server}-]METHOD[:DETAIL]",
+        allow_hyphen_values = true,
+        overrides_with = "gzip",
+        help_heading = "Options controlling the output"
+    )]
+    compress: Option<String>,
     /// Receive and verify everything, and keep nothing: what the server and the network can do
-    #[arg(long, conflicts_with_all = ["pgdata", "write_recovery_conf", "waldir"], help_heading = "Options controlling the output")]
+    #[arg(long, conflicts_with_all = ["pgdata", "write_recovery_conf", "waldir", "target"], help_heading = "Options controlling the output")]
     discard: bool,
 
     /// Set fast or spread (default) checkpointing
@@ -106,6 +126,9 @@ pub(super) struct BaseBackupArgs {
     /// Suppress generation of backup manifest
     #[arg(long, help_heading = "General options")]
     no_manifest: bool,
+    /// Set method for syncing files to disk (fsync (default), syncfs)
+    #[arg(long, value_name = "METHOD", help_heading = "General options")]
+    sync_method: Option<String>,
     /// Do not verify checksums
     #[arg(long, help_heading = "General options")]
     no_verify_checksums: bool,
@@ -146,14 +169,6 @@ pub(super) struct BaseBackupArgs {
     // by name.
     #[arg(short = 'i', long, hide = true)]
     incremental: Option<OsString>,
-    #[arg(short = 't', long, hide = true)]
-    target: Option<String>,
-    #[arg(short = 'z', long, hide = true)]
-    gzip: bool,
-    #[arg(short = 'Z', long, hide = true)]
-    compress: Option<String>,
-    #[arg(long, hide = true)]
-    sync_method: Option<String>,
 
     /// Show this help, then exit
     #[arg(short = '?', long, action = clap::ArgAction::Help)]
@@ -199,17 +214,22 @@ impl BaseBackupArgs {
     /// Checks the options against each other, in the order in which pg_basebackup complains.
     pub(super) fn resolve(&self) -> anyhow::Result<BaseBackupConfig> {
         self.refuse_what_is_missing()?;
-        let tar = match self.format.as_str() {
-            "p" | "plain" => false,
-            "t" | "tar" => true,
-            other => bail!("invalid output format \"{other}\", must be \"plain\" or \"tar\""),
+        let tar = match self.format.as_deref() {
+            None | Some("p" | "plain") => false,
+            Some("t" | "tar") => true,
+            Some(other) => bail!("invalid output format \"{other}\", must be \"plain\" or \"tar\""),
         };
         let fast_checkpoint = match self.checkpoint.to_ascii_lowercase().as_str() {
             "fast" => true,
             "spread" => false,
             other => bail!("invalid checkpoint argument \"{other}\", must be \"fast\" or \"spread\""),
         };
-        let destination = self.destination(tar)?;
+        let sync_method = match self.sync_method.as_deref() {
+            None | Some("fsync") => SyncMethod::Fsync,
+            Some("syncfs") => SyncMethod::Syncfs,
+            Some(other) => bail!("unrecognized sync method: {other}"),
+        };
+        let (destination, compression) = self.destination(tar)?;
         let wal = self.wal_method()?;
         if self.progress && self.no_estimate_size {
             bail!("options --progress and --no-estimate-size cannot be used together");
@@ -227,6 +247,7 @@ impl BaseBackupArgs {
         Ok(BaseBackupConfig {
             connection: self.connection.resolve(message::program_name())?,
             destination,
+            compression,
             wal,
             label: self.label.clone(),
             fast_checkpoint,
@@ -237,6 +258,7 @@ impl BaseBackupArgs {
             estimate_size: !self.no_estimate_size,
             write_recovery_settings: self.write_recovery_conf,
             sync: !self.no_sync,
+            sync_method,
             clean: !self.no_clean,
             status_interval: Duration::from_secs(self.status_interval),
             stall_timeout: Duration::from_secs(self.stall_timeout),
@@ -245,17 +267,7 @@ impl BaseBackupArgs {
     }
 
     fn refuse_what_is_missing(&self) -> anyhow::Result<()> {
-        let missing = [
-            (self.incremental.is_some(), "--incremental"),
-            (self.target.is_some(), "--target"),
-            (self.gzip, "--gzip"),
-            (
-                self.compress.as_deref().is_some_and(|compress| !matches!(compress, "0" | "none")),
-                "--compress",
-            ),
-            (self.sync_method.as_deref().is_some_and(|method| method != "fsync"), "--sync-method"),
-            (self.pgdata.as_deref() == Some(Path::new("-")), "--pgdata=- (tar to standard output)"),
-        ];
+        let missing = [(self.incremental.is_some(), "--incremental")];
         match missing.iter().find(|(given, _)| *given) {
             Some((_, name)) => bail!(
                 "option {name} is not supported by this version of pgstrata\n\
@@ -265,11 +277,106 @@ impl BaseBackupArgs {
         }
     }
 
-    fn destination(&self, tar: bool) -> anyhow::Result<Destination> {
-        if self.discard {
-            return Ok(Destination::Discard);
+    /// Where the backup goes, and who compresses it.
+    fn destination(&self, tar: bool) -> anyhow::Result<(Destination, Option<BackupCompression>)> {
+        // `client` is the target of a backup that has none.
+        let target = self.target.as_deref().filter(|target| *target != "client");
+        if target.is_some() && self.format.is_some() {
+            bail!("cannot specify both format and backup target");
         }
-        let Some(path) = &self.pgdata else { bail!("no target directory specified") };
+        match (&self.pgdata, target) {
+            (None, None) if !self.discard => bail!("must specify output directory or backup target"),
+            (Some(_), Some(_)) => bail!("cannot specify both output directory and backup target"),
+            _ => {}
+        }
+        let request = match (self.gzip, &self.compress) {
+            (true, _) => CompressionRequest::parse("gzip"),
+            (false, argument) => CompressionRequest::parse(argument.as_deref().unwrap_or("none")),
+        };
+        if let Some(target) = target {
+            return Ok((self.target(target, request)?, None));
+        }
+        let compression = match request.side {
+            Some(CompressionSide::Server) => server_compression(&request)?,
+            _ => request.specification()?.map(BackupCompression::Client),
+        };
+        if !tar && matches!(compression, Some(BackupCompression::Client(_))) {
+            bail!("only tar mode backups can be compressed");
+        }
+        if self.discard {
+            if matches!(compression, Some(BackupCompression::Client(_))) {
+                bail!("options --discard and --compress cannot be used together: nothing is kept");
+            }
+            return Ok((Destination::Discard, compression));
+        }
+        if tar && self.write_recovery_conf && matches!(compression, Some(BackupCompression::Server { .. })) {
+            bail!(
+                "option --write-recovery-conf cannot add to an archive that the server compresses\n\
+                 HINT: let the client compress, or use plain format."
+            );
+        }
+        let destination = self.local(tar)?;
+        let compressed = matches!(compression, Some(BackupCompression::Server { .. }));
+        if matches!(destination, Destination::Stdout) && compressed && !self.no_manifest {
+            bail!(
+                "cannot inject manifest into a compressed tar file\n\
+                 HINT: Use client-side compression, send the output to a directory rather than standard output, \
+                 or use --no-manifest."
+            );
+        }
+        Ok((destination, compression))
+    }
+
+    /// A backup that the server keeps.
+    fn target(&self, target: &str, request: CompressionRequest) -> anyhow::Result<Destination> {
+        let CompressionRequest { side, method, detail } = request;
+        if side == Some(CompressionSide::Client) {
+            bail!("client-side compression is not possible when a backup target is specified");
+        }
+        if matches!(self.wal_method.as_deref(), None | Some("s" | "stream")) {
+            bail!("WAL cannot be streamed when a backup target is specified");
+        }
+        if self.waldir.is_some() {
+            bail!("WAL directory location cannot be specified along with a backup target");
+        }
+        if self.write_recovery_conf {
+            bail!("recovery configuration cannot be written when a backup target is used");
+        }
+        if self.check_pages {
+            bail!("options --check-pages and --target cannot be used together: no page comes here");
+        }
+        let asked = self.gzip || self.compress.is_some();
+        let (name, at) = match target.split_once(':') {
+            Some((name, detail)) => (name, Some(detail)),
+            None => (target, None),
+        };
+        Ok(Destination::Target {
+            name: name.to_owned(),
+            detail: at.map(str::to_owned),
+            compression: asked.then_some(ServerCompression { method, detail }),
+        })
+    }
+
+    /// The one archive on standard output.
+    fn stdout(&self) -> anyhow::Result<Destination> {
+        if matches!(self.wal_method.as_deref(), None | Some("s" | "stream")) {
+            bail!("cannot stream write-ahead logs in tar mode to stdout");
+        }
+        if self.waldir.is_some() {
+            bail!("WAL directory location can only be specified in plain mode");
+        }
+        if self.json {
+            bail!("options --json and --pgdata=- cannot be used together: both write to standard output");
+        }
+        Ok(Destination::Stdout)
+    }
+
+    /// A backup that is kept here.
+    fn local(&self, tar: bool) -> anyhow::Result<Destination> {
+        let path = self.pgdata.as_ref().expect("the caller made sure of it");
+        if tar && path == Path::new("-") {
+            return self.stdout();
+        }
         let path = absolute(path)?;
         let mut tablespace_mapping = Vec::new();
         for mapping in &self.tablespace_mapping {
@@ -329,6 +436,20 @@ impl BaseBackupArgs {
             Some(name) => name.parse().map_err(|_| anyhow!("unrecognized checksum algorithm: \"{name}\""))?,
         };
         Ok(Some(ManifestOptions { checksums: Some(checksums), force_encode: self.manifest_force_encode }))
+    }
+}
+
+/// Compression by the server of what comes here. The method has to be known, to unpack what comes; its options are
+/// the server's to judge.
+fn server_compression(request: &CompressionRequest) -> anyhow::Result<Option<BackupCompression>> {
+    let CompressionRequest { method, detail, .. } = request;
+    match CompressionMethod::ALL.into_iter().find(|known| known.name() == method) {
+        Some(method) => Ok(Some(BackupCompression::Server { method, detail: detail.clone() })),
+        None if method == "none" => {
+            request.specification()?;
+            Ok(None)
+        }
+        None => Err(CompressionError::UnknownMethod { found: method.clone() }.into()),
     }
 }
 
@@ -420,6 +541,13 @@ mod tests {
         assert_eq!(config.wal, WalMethod::Fetch);
         assert!(config.fast_checkpoint && !config.clean && !config.sync);
         assert_eq!(config.max_rate_kb, Some(2048));
+        let config = resolve("-D - -Ft -X none").expect("valid");
+        assert!(matches!(config.destination, Destination::Stdout));
+        // In plain format it is a name like any other.
+        let config = resolve("-D -").expect("valid");
+        assert!(matches!(config.destination, Destination::Directory { ref path, .. } if path.ends_with("-")));
+        let config =
+            resolve("-D /b -Ft -Xf -c FAST -r 2M -l night -s 0 -n -N -h db -p 5433 -U rep").expect("valid");
         assert_eq!(config.status_interval, Duration::ZERO);
         let config =
             resolve("-D /b -S s -C --waldir=/w -T /a=/b -R --manifest-checksums sha256").expect("valid");
@@ -430,7 +558,23 @@ mod tests {
     #[test]
     fn refuses_by_name() {
         for (line, expected) in [
-            ("", "no target directory specified"),
+            ("", "must specify output directory or backup target"),
+            ("-D /b -t blackhole -X none", "cannot specify both output directory and backup target"),
+            ("-t blackhole -Ft -X none", "cannot specify both format and backup target"),
+            ("-t blackhole", "WAL cannot be streamed when a backup target is specified"),
+            ("-t blackhole -X none -Z client-gzip", "client-side compression is not possible"),
+            ("-t blackhole -X none --waldir /w", "WAL directory location cannot be specified along"),
+            ("-t blackhole -X none -R", "recovery configuration cannot be written"),
+            ("-t client", "must specify output directory or backup target"),
+            ("-D /b -z", "only tar mode backups can be compressed"),
+            ("-D /b -Z client-zstd", "only tar mode backups can be compressed"),
+            ("-D /b -Ft -Z gzip:10", "expects a compression level between 1 and 9"),
+            ("-D /b -Ft -Z -2", "expects a compression level between 1 and 9"),
+            ("-D /b -Ft -Z brotli", "unrecognized compression algorithm: \"brotli\""),
+            ("-D /b -Z server-brotli", "unrecognized compression algorithm: \"brotli\""),
+            ("-D /b -Ft -R -Z server-gzip", "cannot add to an archive that the server compresses"),
+            ("--discard -Ft -z", "nothing is kept"),
+            ("-D /b --sync-method=often", "unrecognized sync method: often"),
             ("-D /b -F x", "invalid output format"),
             ("-D /b -X maybe", "invalid wal-method"),
             ("-D /b -c soon", "invalid checkpoint argument"),
@@ -448,15 +592,54 @@ mod tests {
             ("-D /b --no-manifest --manifest-checksums none", "incompatible"),
             ("-D /b --no-manifest --manifest-force-encode", "incompatible"),
             ("-D /b --manifest-checksums md5", "unrecognized checksum algorithm"),
-            ("-D /b -z", "--gzip is not supported"),
-            ("-D /b -Z zstd", "--compress is not supported"),
-            ("-D /b -t blackhole", "--target is not supported"),
             ("-D /b -i m", "--incremental is not supported"),
-            ("-D - -Ft", "standard output"),
+            ("-D - -Ft", "cannot stream write-ahead logs in tar mode to stdout"),
+            ("-D - -Ft -X none --json", "both write to standard output"),
+            ("-D - -Ft -X fetch -Z server-gzip", "cannot inject manifest into a compressed tar file"),
         ] {
             let refused = resolve(line).expect_err(line).to_string();
             assert!(refused.contains(expected), "{line}: {refused}");
         }
+    }
+
+    #[test]
+    fn who_compresses_and_who_keeps() {
+        let compression = |line: &str| resolve(line).expect(line).compression;
+        let client = |argument: &str| {
+            let spec = CompressionRequest::parse(argument).specification().expect("valid");
+            spec.map(BackupCompression::Client)
+        };
+        for (line, expected) in [
+            ("-D /b", None),
+            ("-D /b -Z none", None),
+            ("-D /b -Z 0", None),
+            ("-D /b -Z server-none", None),
+            ("-D /b -Ft -z", client("gzip")),
+            ("-D /b -Ft -Z 7 -z", client("gzip")),
+            ("-D /b -Ft -z -Z lz4:3", client("lz4:3")),
+            ("-D /b -Ft -Z gzip -Z zstd:workers=2", client("zstd:workers=2")),
+            ("-D /b -Ft -Z -1", client("gzip")),
+            ("-D /b -t client -Ft -Z client-zstd:long", client("zstd:long")),
+        ] {
+            assert_eq!(compression(line), expected, "{line}");
+        }
+        let server = BackupCompression::Server {
+            method: CompressionMethod::Zstd,
+            detail: Some("level=99,unknown".into()),
+        };
+        assert_eq!(compression("-D /b -Z server-zstd:level=99,unknown"), Some(server.clone()));
+        assert_eq!(compression("--discard -Z server-zstd:level=99,unknown"), Some(server));
+
+        let config = resolve("-t server:/a:b -X fetch -Z gzip:3 --sync-method=syncfs").expect("valid");
+        let Destination::Target { name, detail, compression } = &config.destination else {
+            panic!("{config:?}")
+        };
+        assert_eq!((name.as_str(), detail.as_deref()), ("server", Some("/a:b")));
+        let asked = ServerCompression { method: "gzip".into(), detail: Some("3".into()) };
+        assert_eq!(compression.as_ref(), Some(&asked));
+        assert_eq!(config.asked_compression(), Some(asked));
+        assert_eq!(config.sync_method, SyncMethod::Syncfs);
+        assert_eq!(resolve("-t blackhole -X none").expect("valid").asked_compression(), None);
     }
 
     #[test]

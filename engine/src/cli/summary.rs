@@ -12,14 +12,25 @@ pub(super) fn summary(report: &Report) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name:<12} {value}");
     };
-    let place = report.path.as_ref().map_or_else(|| "nothing kept".into(), |path| path.display().to_string());
+    let place = match (&report.path, &report.target) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Some(_)) if report.format == "tar" => "on standard output".into(),
+        (None, Some(target)) => format!("at the server's target {target}"),
+        (None, None) => "nothing kept".into(),
+    };
     row("backup", format!("{place} ({}, PostgreSQL {})", report.format, report.server_version));
     row("range", format!("{} to {} on timeline {}", report.start_lsn, report.end_lsn, report.timeline));
     row("data", format!("{} in {} files", human_bytes(report.bytes), report.files));
     if report.wal_bytes > 0 {
         row("WAL", human_bytes(report.wal_bytes));
     }
+    if let Some(compression) = &report.compression {
+        let stored = report.stages.writers.bytes;
+        let size = if stored > 0 { format!(", {}", human_bytes(stored)) } else { String::new() };
+        row("compressed", format!("{compression}{size}"));
+    }
     let verified = match (report.files_verified, report.checksum_algorithm.as_str()) {
+        (0, _) if report.format == "target" => "nothing: no file came here".into(),
         (0, _) => "nothing: the server made no manifest".into(),
         (files, "NONE") => format!("{files} files by size"),
         (files, algorithm) => format!("{files} files by size and {algorithm}"),
@@ -50,7 +61,7 @@ pub(super) fn summary(report: &Report) -> String {
             " ({:.0}% of the time data flowed we waited for it)",
             report.stages.waiting_for_server * 100.0
         ),
-        LimitedBy::Write | LimitedBy::Checksum => format!(
+        LimitedBy::Write | LimitedBy::Checksum | LimitedBy::Compress => format!(
             " ({:.0}% of the time data flowed had to wait for it)",
             report.stages.waiting_for_stages * 100.0
         ),

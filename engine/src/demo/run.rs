@@ -19,8 +19,8 @@ use super::sql::settings;
 use super::writer::Writer;
 use super::{DemoError, Side};
 use crate::basebackup::{
-    self, BaseBackupConfig, Destination, Observer, Progress, Report, Resources, SlotChoice, WalMethod,
-    process_usage,
+    self, BaseBackupConfig, Destination, Observer, Progress, Report, Resources, SlotChoice, SyncMethod,
+    WalMethod, process_usage,
 };
 use crate::failure::Failure;
 use crate::postmaster::{Cluster, InitOptions, Server, ServerProgram, Shutdown, Unprivileged};
@@ -202,6 +202,7 @@ impl Demo<'_> {
                 wal_directory: None,
                 tablespace_mapping: vec![(source.tablespace.clone(), scratch.join("copy-tablespace"))],
             },
+            compression: None,
             wal: WalMethod::Stream(SlotChoice::Temporary),
             label: "pgstrata demo".to_owned(),
             fast_checkpoint: true,
@@ -215,6 +216,7 @@ impl Demo<'_> {
             estimate_size: true,
             write_recovery_settings: false,
             sync: true,
+            sync_method: SyncMethod::Fsync,
             clean: true,
             status_interval: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(300),

@@ -30,11 +30,17 @@ pub struct Output {
     pub mode: u32,
     /// The length it will have, where it is known beforehand; space for it is reserved.
     pub size: Option<u64>,
-    /// The writer that owns it from its first byte to its sync.
-    pub writer: usize,
+    /// The writer that owns it from its first byte to its sync; none for bytes that are only checked.
+    pub writer: Option<usize>,
 }
 
 impl Output {
+    /// An output that is made nowhere: its bytes are checked and go. `folder` is for messages.
+    #[must_use]
+    pub fn checked_only(number: u64, folder: Arc<Folder>) -> Self {
+        Self { number, folder, name: OsString::new(), mode: 0, size: None, writer: None }
+    }
+
     /// The whole path, for messages.
     #[must_use]
     pub fn display_path(&self) -> PathBuf {

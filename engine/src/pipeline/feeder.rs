@@ -3,6 +3,9 @@
 //! One thread feeds. All chunks of one output take the same worker lane, in order, because checksums are
 //! sequential; outputs are dealt to the lane that has least to do. Blocks when no buffer is free: that is
 //! the backpressure towards the source.
+//!
+//! One further output may be filled beside: an archive that the server compressed is stored as it comes while its
+//! members, which are not kept, are checked.
 
 use std::sync::Arc;
 
@@ -22,6 +25,8 @@ pub struct Feeder {
     outputs: u64,
     writers: usize,
     current: Option<Cursor>,
+    /// An output without members that is filled beside the current one.
+    aside: Option<Cursor>,
 }
 
 #[derive(Debug)]
@@ -48,7 +53,7 @@ impl Feeder {
         writers: usize,
         clock: StageClock,
     ) -> Self {
-        Self { pool, lanes, clock, outputs: 0, writers, current: None }
+        Self { pool, lanes, clock, outputs: 0, writers, current: None, aside: None }
     }
 
     /// The clock of the feeding thread, so that the source books its waiting on it.
@@ -57,15 +62,24 @@ impl Feeder {
     }
 
     /// Begins a file. `make` gets the file's number and its writer.
-    pub fn begin_output(&mut self, make: impl FnOnce(u64, usize) -> Output) {
+    pub fn begin_output(&mut self, make: impl FnOnce(u64, Option<usize>) -> Output) {
         debug_assert!(self.current.is_none(), "one output at a time");
+        self.current = Some(self.begin(make));
+    }
+
+    /// Begins a file without members that is filled beside the others, by [`Self::append_aside`].
+    pub fn begin_aside(&mut self, make: impl FnOnce(u64, Option<usize>) -> Output) {
+        debug_assert!(self.aside.is_none(), "one output beside the others at a time");
+        self.aside = Some(self.begin(make));
+    }
+
+    fn begin(&mut self, make: impl FnOnce(u64, Option<usize>) -> Output) -> Cursor {
         let number = self.outputs;
         self.outputs += 1;
         let writer = usize::try_from(number).unwrap_or(0) % self.writers.max(1);
         let lane = (0..self.lanes.len()).min_by_key(|&lane| self.lanes[lane].len()).unwrap_or(0);
-        let output = Arc::new(make(number, writer));
-        self.current =
-            Some(Cursor { output, lane, offset: 0, buffer: None, spans: Vec::new(), member: None });
+        let output = Arc::new(make(number, Some(writer)));
+        Cursor { output, lane, offset: 0, buffer: None, spans: Vec::new(), member: None }
     }
 
     /// Marks the following bytes as `member`'s.
@@ -76,21 +90,16 @@ impl Feeder {
     }
 
     /// Appends bytes to the output; they belong to the open member, if one is open.
-    pub fn append(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.clock.counters().passed(bytes.len());
-        while !bytes.is_empty() {
-            let cursor = self.current.as_mut().expect("bytes belong to an output");
-            let buffer = match &mut cursor.buffer {
-                Some(buffer) => buffer,
-                empty => empty.insert(take_buffer(&self.pool, &mut self.clock)?),
-            };
-            let copied = buffer.extend_from_slice(bytes);
-            bytes = &bytes[copied..];
-            if buffer.len() == buffer.capacity() {
-                self.flush(false)?;
-            }
-        }
-        Ok(())
+        let cursor = self.current.as_mut().expect("bytes belong to an output");
+        cursor.append(bytes, &self.pool, &self.lanes, &mut self.clock)
+    }
+
+    /// Appends bytes to the output that is filled beside the others.
+    pub fn append_aside(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let cursor = self.aside.as_mut().expect("bytes belong to an output");
+        cursor.append(bytes, &self.pool, &self.lanes, &mut self.clock)
     }
 
     /// Ends the open member.
@@ -103,33 +112,61 @@ impl Feeder {
 
     /// Ends the output; what is left of it goes on its way.
     pub fn end_output(&mut self) -> Result<(), Failure> {
-        self.flush(true)?;
-        self.current = None;
-        Ok(())
+        let mut cursor = self.current.take().expect("an output was begun");
+        cursor.flush(true, &self.lanes, &mut self.clock)
     }
 
-    fn flush(&mut self, last: bool) -> Result<(), Failure> {
-        let cursor = self.current.as_mut().expect("an output was begun");
-        let length = cursor.buffer.as_ref().map_or(0, PageBuffer::len);
-        if let Some(open) = &mut cursor.member {
-            let member = Arc::clone(&open.member);
-            cursor.spans.push(Span { member, range: open.begin..length, ends: false });
-            open.begin = 0;
-        }
-        let end = cursor.offset + length as u64;
-        let chunk = Chunk {
-            output: Arc::clone(&cursor.output),
-            offset: cursor.offset,
-            data: cursor.buffer.take(),
-            spans: std::mem::take(&mut cursor.spans),
-            ends_at: last.then_some(end),
-        };
-        cursor.offset = end;
-        send(&self.lanes[cursor.lane], chunk, &mut self.clock)
+    /// Ends the output that was filled beside the others.
+    pub fn end_aside(&mut self) -> Result<(), Failure> {
+        let mut cursor = self.aside.take().expect("an output was begun");
+        cursor.flush(true, &self.lanes, &mut self.clock)
     }
 }
 
-fn take_buffer(pool: &BufferPool, clock: &mut StageClock) -> Result<PageBuffer, Failure> {
+impl Cursor {
+    fn append(
+        &mut self,
+        mut bytes: &[u8],
+        pool: &BufferPool,
+        lanes: &[Sender<Chunk>],
+        clock: &mut StageClock,
+    ) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            let buffer = match &mut self.buffer {
+                Some(buffer) => buffer,
+                empty => empty.insert(take_buffer(pool, clock)?),
+            };
+            let copied = buffer.extend_from_slice(bytes);
+            bytes = &bytes[copied..];
+            if buffer.len() == buffer.capacity() {
+                self.flush(false, lanes, clock)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, last: bool, lanes: &[Sender<Chunk>], clock: &mut StageClock) -> Result<(), Failure> {
+        let length = self.buffer.as_ref().map_or(0, PageBuffer::len);
+        if let Some(open) = &mut self.member {
+            let member = Arc::clone(&open.member);
+            self.spans.push(Span { member, range: open.begin..length, ends: false });
+            open.begin = 0;
+        }
+        let end = self.offset + length as u64;
+        let chunk = Chunk {
+            output: Arc::clone(&self.output),
+            offset: self.offset,
+            data: self.buffer.take(),
+            spans: std::mem::take(&mut self.spans),
+            ends_at: last.then_some(end),
+        };
+        self.offset = end;
+        send(&lanes[self.lane], chunk, clock)
+    }
+}
+
+/// Takes a buffer, booking the time there was none.
+pub(super) fn take_buffer(pool: &BufferPool, clock: &mut StageClock) -> Result<PageBuffer, Failure> {
     if let Some(buffer) = pool.try_take() {
         return Ok(buffer);
     }

@@ -1,7 +1,8 @@
 //! A worker lane: checks what passes, byte by byte, and hands it on to the writers.
 //!
 //! A lane sees whole outputs in order, so it holds the state of one member at a time. With nothing to
-//! write to (a discarding run) the buffers go straight back to the pool.
+//! write to (a discarding run) the buffers go straight back to the pool. Where outputs are compressed, the lane
+//! compresses them or has it done, and hands on the compressed bytes.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use crossbeam::channel::{Receiver, Sender};
 use pgstrata_protocol::manifest::{Checksum, ChecksumAlgorithm};
 
 use super::chunk::{Chunk, Member, Span};
+use super::compress::{Compressor, Compressors, Outlet};
 use super::feeder::send;
 use super::findings::Findings;
 use super::stage::{Spent, StageClock};
@@ -33,6 +35,7 @@ pub(super) struct Lane {
     pub(super) writers: Vec<WriterHandle>,
     pub(super) ledger: Sender<ArrivedMember>,
     pub(super) checks: Checks,
+    pub(super) compressors: Option<Compressors>,
     pub(super) findings: Arc<Findings>,
     pub(super) stop: Stop<Failure>,
     pub(super) clock: StageClock,
@@ -47,7 +50,7 @@ struct Current {
 impl Lane {
     /// Works until the feeder is gone and its last chunk is handed on.
     pub(super) fn run(mut self) {
-        let mut current = None;
+        let (mut current, mut compressor) = (None, None);
         self.clock.book(Spent::Starved);
         while let Ok(mut chunk) = self.input.recv() {
             self.clock.book(Spent::Starved);
@@ -55,7 +58,8 @@ impl Lane {
             if self.stop.is_thrown() {
                 continue;
             }
-            match self.pass(&mut current, &mut chunk).and_then(|()| self.hand_on(chunk)) {
+            let passed = self.pass(&mut current, &mut chunk);
+            match passed.and_then(|()| self.hand_on(&mut compressor, chunk)) {
                 Ok(()) | Err(Failure::Stopped) => {}
                 Err(failure) => self.stop.throw(failure),
             }
@@ -90,10 +94,23 @@ impl Lane {
         Ok(())
     }
 
-    fn hand_on(&mut self, chunk: Chunk) -> Result<(), Failure> {
-        match self.writers.get(chunk.output.writer) {
-            Some(writer) => writer.send(chunk, &mut self.clock),
-            None => Ok(()),
+    fn hand_on(&mut self, compressor: &mut Option<Compressor>, chunk: Chunk) -> Result<(), Failure> {
+        let Self { writers, clock, compressors, .. } = self;
+        let mut outlet = Outlet { writers, clock };
+        let Some(compressors) = compressors.as_ref().filter(|_| chunk.output.writer.is_some()) else {
+            return outlet.send(chunk);
+        };
+        // A lane has one such output at a time.
+        let current = match &mut *compressor {
+            Some(current) => current,
+            none => none.insert(compressors.begin(Arc::clone(&chunk.output))?),
+        };
+        debug_assert!(current.is_of(&chunk.output), "outputs arrive one after the other");
+        let ends = chunk.ends_at.is_some();
+        current.take(chunk, &mut outlet)?;
+        if ends {
+            *compressor = None;
         }
+        Ok(())
     }
 }

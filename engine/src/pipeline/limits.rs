@@ -17,6 +17,8 @@ pub enum LimitedBy {
     Receive,
     /// The workers that compute checksums.
     Checksum,
+    /// The workers that compress.
+    Compress,
     /// The device or file system under the target.
     Write,
     /// Making the last files durable after the data had arrived.
@@ -33,6 +35,7 @@ impl fmt::Display for LimitedBy {
             LimitedBy::ServerSend => "server send",
             LimitedBy::Receive => "receive and decode",
             LimitedBy::Checksum => "checksums",
+            LimitedBy::Compress => "compression",
             LimitedBy::Write => "write",
             LimitedBy::Sync => "sync",
             LimitedBy::WalAndEnd => "WAL and the server's end of backup",
@@ -71,7 +74,11 @@ impl Limit {
         let (waiting_for_server, waiting_for_stages) = (feeder.starved / all, feeder.blocked / all);
         let by = if waiting_for_stages > waiting_for_server && feeder.blocked > feeder.busy {
             // A writer counts the time the device holds all it may as busy, so the busier one holds us up.
-            if writers.busy_share() >= lanes.busy_share() { LimitedBy::Write } else { LimitedBy::Checksum }
+            match writers.busy_share() >= lanes.busy_share() {
+                true => LimitedBy::Write,
+                false if counters.compresses => LimitedBy::Compress,
+                false => LimitedBy::Checksum,
+            }
         } else if feeder.starved >= feeder.busy {
             LimitedBy::ServerSend
         } else {
@@ -97,7 +104,8 @@ mod tests {
             clock.book(spent);
             counters
         };
-        Counters { feeder: spend(feeder), lanes: vec![spend(lanes)], writers: vec![spend(writers)] }
+        let (lanes, writers) = (vec![spend(lanes)], vec![spend(writers)]);
+        Counters { feeder: spend(feeder), lanes, writers, compresses: false }
     }
 
     #[test]
@@ -110,5 +118,8 @@ mod tests {
         ] {
             assert_eq!(Limit::judge(&counters(feeder, lanes, writers)).by, by);
         }
+        let lanes_are_busy = counters(Spent::Blocked, Spent::Busy, Spent::Starved);
+        let compressing = Counters { compresses: true, ..lanes_are_busy };
+        assert_eq!(Limit::judge(&compressing).by, LimitedBy::Compress);
     }
 }

@@ -5,17 +5,21 @@
 //!             ▲            └─► ledger of arrived members        │
 //!             └──────────── free buffers (BufferPool) ◄─────────┘
 //! ```
+//! Compression on this side stands between a lane's checks and the writers, with buffers of its own behind it.
 //! Memory is the pool and the queues' capacities; both are fixed at start-up. Every stage can be widened,
 //! and none takes a lock that another holds while data passes.
 
 mod chunk;
+mod compress;
 mod feeder;
 mod findings;
 mod lane;
 mod limits;
 mod stage;
+mod stream_writer;
 mod writer;
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -23,6 +27,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam::channel::{Sender, bounded};
 
 pub use chunk::{Folder, Member, Output};
+pub use compress::{Compression, gzip_level};
 pub use feeder::Feeder;
 pub use findings::Findings;
 pub use lane::Checks;
@@ -34,7 +39,9 @@ use crate::failure::Failure;
 use crate::ring::{FaultPlan, IoMode, Registered, open_disk, open_faulty_disk};
 use crate::stop::Stop;
 use crate::verify::ArrivedMember;
+use compress::Compressors;
 use lane::Lane;
+use stream_writer::StreamWriter;
 use writer::{Writer, WriterHandle};
 
 /// How a pipeline is laid out.
@@ -46,12 +53,16 @@ pub struct Layout {
     pub writers: usize,
     /// Operations that each writer keeps with the device.
     pub depth: usize,
+    /// A file that is open already and takes the only output, in place of writers of files.
+    pub stream: Option<Arc<File>>,
     /// The disk back end.
     pub mode: IoMode,
     /// What direct I/O has to be aligned to, as the probe found it.
     pub alignment: usize,
     /// Whether files are synced before they count as finished.
     pub sync: bool,
+    /// How everything that is written is compressed, if it is.
+    pub compression: Option<Compression>,
     /// What the disks are to do wrong, in tests.
     pub faults: Option<FaultPlan>,
 }
@@ -69,7 +80,7 @@ pub struct Pipeline {
 }
 
 /// The counters of all threads of the pipeline.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// The feeding thread: receive and decode.
     pub feeder: Arc<StageCounters>,
@@ -77,6 +88,8 @@ pub struct Counters {
     pub lanes: Vec<Arc<StageCounters>>,
     /// The writers.
     pub writers: Vec<Arc<StageCounters>>,
+    /// Whether the lanes compress.
+    pub compresses: bool,
 }
 
 impl Pipeline {
@@ -94,16 +107,35 @@ impl Pipeline {
         let counters = Counters {
             feeder: Arc::default(),
             lanes: fresh(layout.workers.max(1)),
-            writers: fresh(layout.writers),
+            writers: fresh(if layout.stream.is_some() { 1 } else { layout.writers }),
+            compresses: layout.compression.is_some(),
         };
+        let compressors = match &layout.compression {
+            None => None,
+            Some(compression) => {
+                Some(Compressors::start(compression, pool.buffer_size(), &mut threads, stop)?)
+            }
+        };
+        let written = compressors.as_ref().map_or(pool, Compressors::pool);
 
         let mut writers = Vec::new();
         let mut registered = Registered::Yes;
         for (number, counters) in counters.writers.iter().enumerate() {
             let (input, output) = bounded(layout.depth);
             let (opened, wait_opened) = bounded(1);
-            let (layout, pool, stop) = (layout.clone(), pool.clone(), stop.clone());
+            let (layout, pool, stop) = (layout.clone(), written.clone(), stop.clone());
             let clock = StageClock::start(Arc::clone(counters));
+            if let Some(file) = &layout.stream {
+                let writer = StreamWriter::new(output, Arc::clone(file), stop.clone(), clock)
+                    .map_err(|error| Failure::disk("prepare to write to", "standard output", error))?;
+                threads.push(spawn(format!("write-{number}"), move || {
+                    let _told = stop.tell_of_panics("a writer");
+                    writer.run();
+                })?);
+                registered = Registered::No("a stream takes no registered buffers".into());
+                writers.push(WriterHandle { input, doorbell: None });
+                continue;
+            }
             let thread = spawn(format!("write-{number}"), move || {
                 let _told = stop.tell_of_panics("a writer");
                 // A ring belongs to the thread that made it.
@@ -129,7 +161,7 @@ impl Pipeline {
             if let Registered::No(_) = registration {
                 registered = registration;
             }
-            writers.push(WriterHandle { input, doorbell });
+            writers.push(WriterHandle { input, doorbell: Some(doorbell) });
         }
 
         let mut lanes = Vec::new();
@@ -140,6 +172,7 @@ impl Pipeline {
                 writers: writers.clone(),
                 ledger: ledger.clone(),
                 checks: checks.clone(),
+                compressors: compressors.clone(),
                 findings: Arc::clone(&findings),
                 stop: stop.clone(),
                 clock: StageClock::start(Arc::clone(counters)),
@@ -153,7 +186,7 @@ impl Pipeline {
         }
 
         let clock = StageClock::start(Arc::clone(&counters.feeder));
-        let feeder = Feeder::new(pool.clone(), lanes, layout.writers, clock);
+        let feeder = Feeder::new(pool.clone(), lanes, writers.len(), clock);
         Ok((Pipeline { threads, counters, findings, registered }, feeder))
     }
 

@@ -33,14 +33,17 @@ const LEAST_STEP: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct WriterHandle {
     pub(super) input: Sender<Chunk>,
-    pub(super) doorbell: Doorbell,
+    /// Of a writer that waits for its device.
+    pub(super) doorbell: Option<Doorbell>,
 }
 
 impl WriterHandle {
     pub(super) fn send(&self, chunk: Chunk, clock: &mut StageClock) -> Result<(), Failure> {
         // A writer that waits for its device with room to spare is to take this at once.
         let sent = feeder::send(&self.input, chunk, clock);
-        self.doorbell.ring();
+        if let Some(doorbell) = &self.doorbell {
+            doorbell.ring();
+        }
         sent
     }
 }

@@ -1,6 +1,5 @@
 //! Receives and verifies everything, keeps nothing: what the server and the network can do.
 
-use std::ffi::OsString;
 use std::sync::Arc;
 
 use pgstrata_protocol::tar::TarMember;
@@ -16,7 +15,7 @@ pub struct DiscardSink {
 }
 
 impl DiscardSink {
-    /// A sink whose outputs are said to lie in `nowhere`; a pipeline without writers makes none of them.
+    /// A sink whose outputs are said to lie in `nowhere`; none of them is made.
     #[must_use]
     pub fn new(nowhere: Arc<Folder>) -> Self {
         Self { nowhere }
@@ -36,15 +35,7 @@ impl Sink for DiscardSink {
     ) -> Result<(), Failure> {
         if let Some(member) = file {
             let folder = Arc::clone(&self.nowhere);
-            let name = OsString::new();
-            feeder.begin_output(|number, writer| Output {
-                number,
-                folder,
-                name,
-                mode: 0,
-                size: None,
-                writer,
-            });
+            feeder.begin_output(|number, _| Output::checked_only(number, folder));
             feeder.begin_member(member);
         }
         Ok(())

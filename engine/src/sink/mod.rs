@@ -1,12 +1,17 @@
 //! Where a backup goes. A sink turns file events into outputs of the pipeline; it opens no data file itself.
 
+mod compressed;
 mod directory;
 mod discard;
 mod folder;
 mod tar;
 
+use std::fs::File;
+
+use pgstrata_protocol::basebackup::CompressionMethod;
 use pgstrata_protocol::tar::TarMember;
 
+pub use compressed::CompressedTarSink;
 pub use directory::{DirectorySink, HELD_CONTROL_FILE};
 pub use discard::DiscardSink;
 pub use folder::create_folder;
@@ -28,6 +33,10 @@ pub struct Archive {
 pub trait Sink: Send {
     /// A new archive begins.
     fn begin_archive(&mut self, feeder: &mut Feeder, archive: &Archive) -> Result<(), Failure>;
+    /// Bytes of an archive that the server compressed, as they came; what is in them follows as members.
+    fn compressed(&mut self, _: &mut Feeder, _: &[u8]) -> Result<(), Failure> {
+        Ok(())
+    }
     /// A member begins. Files come with what verification knows them by.
     fn begin_member(
         &mut self,
@@ -43,4 +52,15 @@ pub trait Sink: Send {
     fn end_member(&mut self, feeder: &mut Feeder) -> Result<(), Failure>;
     /// The archive has had its last member.
     fn end_archive(&mut self, feeder: &mut Feeder) -> Result<(), Failure>;
+    /// All archives have come, and the server says that they are good. The manifest, if one came, stands at its
+    /// beginning.
+    fn end_stream(&mut self, _: &mut Feeder, _manifest: Option<&mut File>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// The name of an archive in a backup in tar format.
+fn archive_name(archive: &Archive, compression: Option<CompressionMethod>) -> String {
+    let name = archive.tablespace.map_or_else(|| "base".into(), |oid| oid.to_string());
+    format!("{name}.tar{}", compression.map_or("", CompressionMethod::extension))
 }

@@ -1,5 +1,8 @@
 //! Where a backup's bytes come from.
 
+mod decompress;
 mod stream;
+mod target;
 
 pub use stream::{ExpectedStream, StreamEnd, StreamSource};
+pub use target::watch_target;

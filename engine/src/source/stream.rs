@@ -1,16 +1,20 @@
 //! The answer to BASE_BACKUP, from frames to file events: wire → archive → tar → sink.
 //!
+//! What the server compressed is unpacked on this thread, between archive and tar: unpacking costs a fraction of what
+//! compressing costs the server's one process.
+//!
 //! Sans-IO but for the manifest, which goes to its file as it comes. Bytes are handed on as slices of the
 //! receive buffer; the sink's copy into an aligned buffer is the only one.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::sync::atomic::Ordering;
 
-use pgstrata_protocol::basebackup::{ArchiveDecoder, ArchiveEvent, ArchiveName};
+use pgstrata_protocol::basebackup::{ArchiveDecoder, ArchiveEvent, ArchiveName, CompressionMethod};
 use pgstrata_protocol::replication::{BackupPosition, CompletedReply};
 use pgstrata_protocol::tar::{MemberKind, TarDecoder, TarEvent, TarMember};
 
+use super::decompress::Decompressor;
 use crate::basebackup::{Observer, Progress};
 use crate::connect::{BulkStream, CopyDirection, CopyEvent, Reply, SessionError};
 use crate::failure::Failure;
@@ -30,6 +34,10 @@ pub struct StreamSource<'a> {
     progress: &'a Progress,
     observer: &'a dyn Observer,
     layout: Layout,
+    /// What the server compresses archives with, if it does.
+    compression: Option<CompressionMethod>,
+    /// The open archive's, then.
+    decompressor: Option<Decompressor>,
     tar: TarDecoder,
     /// What the open archive's members are called in the manifest, ahead of their own path.
     prefix: Option<Vec<u8>>,
@@ -60,6 +68,8 @@ enum Layout {
 pub struct ExpectedStream {
     /// All archives in one copy of typed messages, as servers from 15 on send them.
     pub typed: bool,
+    /// What the server was asked to compress archives with; only in typed messages.
+    pub compression: Option<CompressionMethod>,
     /// The server was asked to wait for its WAL archive before it ends.
     pub may_wait: bool,
     /// The server's tablespaces as it lists them, the base directory last.
@@ -84,8 +94,12 @@ impl<'a> StreamSource<'a> {
         progress: &'a Progress,
         observer: &'a dyn Observer,
     ) -> Self {
-        let ExpectedStream { typed, may_wait, tablespaces, manifest } = expected;
-        let layout = if typed { Layout::Typed(ArchiveDecoder::new()) } else { Layout::Untyped { ended: 0 } };
+        let ExpectedStream { typed, compression, may_wait, tablespaces, manifest } = expected;
+        let layout = match (typed, compression) {
+            (false, _) => Layout::Untyped { ended: 0 },
+            (true, None) => Layout::Typed(ArchiveDecoder::new()),
+            (true, Some(method)) => Layout::Typed(ArchiveDecoder::compressed(method)),
+        };
         Self {
             sink,
             feeder,
@@ -94,6 +108,8 @@ impl<'a> StreamSource<'a> {
             progress,
             observer,
             layout,
+            compression: compression.filter(|_| typed),
+            decompressor: None,
             tar: TarDecoder::new(),
             prefix: None,
             members: 0,
@@ -200,6 +216,10 @@ impl<'a> StreamSource<'a> {
 
     fn begin_archive(&mut self, archive: &Archive) -> Result<(), Failure> {
         self.tar = TarDecoder::new();
+        if let Some(method) = self.compression {
+            let failed = |error| Failure::disk("prepare to unpack", "archives", error);
+            self.decompressor = Some(Decompressor::new(method).map_err(failed)?);
+        }
         self.prefix =
             Some(archive.tablespace.map_or_else(Vec::new, |oid| format!("pg_tblspc/{oid}/").into()));
         self.sink.begin_archive(&mut self.feeder, archive)
@@ -208,6 +228,9 @@ impl<'a> StreamSource<'a> {
     fn end_archive(&mut self) -> Result<(), Failure> {
         if self.prefix.take().is_none() {
             return Ok(());
+        }
+        if let Some(decompressor) = self.decompressor.take() {
+            decompressor.finish().map_err(|error| broken(&error))?;
         }
         self.tar.finish().map_err(|error| broken(&error))?;
         self.progress.tablespaces_done.fetch_add(1, Ordering::Relaxed);
@@ -226,6 +249,16 @@ impl<'a> StreamSource<'a> {
         if self.prefix.is_none() {
             return Err(broken(&"archive data before any archive began"));
         }
+        let Some(mut decompressor) = self.decompressor.take() else { return self.on_tar_bytes(bytes) };
+        self.sink.compressed(&mut self.feeder, bytes)?;
+        while let Some(plain) = decompressor.next(&mut bytes).map_err(|error| broken(&error))? {
+            self.on_tar_bytes(plain)?;
+        }
+        self.decompressor = Some(decompressor);
+        Ok(())
+    }
+
+    fn on_tar_bytes(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
         self.progress.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         while let Some(event) = self.tar.next(&mut bytes).map_err(|error| broken(&error))? {
             match event {
@@ -319,11 +352,14 @@ impl<'a> StreamSource<'a> {
 
     fn end(mut self, reply: &CompletedReply) -> Result<StreamEnd, Failure> {
         self.check_complete()?;
+        let writing = |error| Failure::disk("write to", "backup_manifest.tmp", error);
         if let Some(manifest) = &mut self.manifest {
-            manifest.flush().map_err(|error| Failure::disk("write to", "backup_manifest.tmp", error))?;
+            manifest.flush().map_err(writing)?;
+            manifest.get_mut().seek(SeekFrom::Start(0)).map_err(writing)?;
         }
         let result = reply.results.last().ok_or_else(|| broken(&"the end position is missing"))?;
         let end = BackupPosition::from_result(result).map_err(|error| broken(&error))?;
+        self.sink.end_stream(&mut self.feeder, self.manifest.as_mut().map(BufWriter::get_mut))?;
         Ok(StreamEnd { end })
     }
 

@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use pgstrata_protocol::names::{WalSegment, WalSegmentSize};
 use pgstrata_protocol::tar::{END_OF_ARCHIVE, MemberHeader, MemberPath, padding_for};
 use pgstrata_protocol::{Lsn, TimelineId};
@@ -29,6 +31,8 @@ pub enum WalDestination {
         folder: Arc<Folder>,
         /// The archive's name in it.
         name: String,
+        /// The level at which it is compressed by gzip, if it is.
+        gzip: Option<u32>,
     },
 }
 
@@ -50,7 +54,58 @@ pub struct SegmentWriter {
 #[derive(Debug)]
 enum Store {
     Folder(Arc<Folder>),
-    Tar { file: File, path: PathBuf },
+    Tar { archive: WalArchive, path: PathBuf },
+}
+
+/// The one file of a tar archive.
+#[derive(Debug)]
+enum WalArchive {
+    Plain(File),
+    Gzip(Box<GzEncoder<File>>),
+}
+
+impl WalArchive {
+    /// Makes what was written so far durable, and readable.
+    fn sync(&mut self) -> io::Result<()> {
+        match self {
+            WalArchive::Plain(file) => file.sync_all(),
+            WalArchive::Gzip(encoder) => {
+                encoder.flush()?;
+                encoder.get_ref().sync_all()
+            }
+        }
+    }
+
+    /// Ends the compressed stream, if it is one.
+    fn end(&mut self) -> io::Result<()> {
+        match self {
+            WalArchive::Plain(_) => Ok(()),
+            WalArchive::Gzip(encoder) => encoder.try_finish(),
+        }
+    }
+
+    fn sync_ended(&self) -> io::Result<()> {
+        match self {
+            WalArchive::Plain(file) => file.sync_all(),
+            WalArchive::Gzip(encoder) => encoder.get_ref().sync_all(),
+        }
+    }
+}
+
+impl Write for WalArchive {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            WalArchive::Plain(file) => file.write(bytes),
+            WalArchive::Gzip(encoder) => encoder.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            WalArchive::Plain(file) => file.flush(),
+            WalArchive::Gzip(encoder) => encoder.flush(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -74,9 +129,13 @@ impl SegmentWriter {
     ) -> Result<Self, Failure> {
         let store = match destination {
             WalDestination::Folder(folder) => Store::Folder(folder),
-            WalDestination::Tar { folder, name } => {
+            WalDestination::Tar { folder, name, gzip } => {
                 let (file, path) = create(&folder, &name, mode)?;
-                Store::Tar { file, path }
+                let archive = match gzip {
+                    None => WalArchive::Plain(file),
+                    Some(level) => WalArchive::Gzip(Box::new(GzEncoder::new(file, Compression::new(level)))),
+                };
+                Store::Tar { archive, path }
             }
         };
         Ok(Self { store, size, timeline, mode, sync, time, open: None, written: start, flushed: start })
@@ -122,8 +181,8 @@ impl SegmentWriter {
                 (Store::Folder(_), Some((file, path))) => file
                     .write_all_at(now, open.filled)
                     .map_err(|error| Failure::disk("write to", path, error))?,
-                (Store::Tar { file, path }, _) => {
-                    file.write_all(now).map_err(|error| Failure::disk("write to", path, error))?;
+                (Store::Tar { archive, path }, _) => {
+                    archive.write_all(now).map_err(|error| Failure::disk("write to", path, error))?;
                 }
                 (Store::Folder(_), None) => unreachable!("segments in folders have files"),
             }
@@ -142,17 +201,18 @@ impl SegmentWriter {
     /// Ends the stream: the last segment is filled up with zeros, and everything made durable.
     pub fn finish(mut self) -> Result<(), Failure> {
         if let Some(open) = self.open.take() {
-            if let Store::Tar { file, path } = &mut self.store {
+            if let Store::Tar { archive, path } = &mut self.store {
                 let rest = self.size.bytes() - open.filled;
-                io::copy(&mut io::Read::take(io::repeat(0), rest), file)
+                io::copy(&mut io::Read::take(io::repeat(0), rest), archive)
                     .map_err(|error| Failure::disk("write to", path, error))?;
             }
             self.end_segment(&open)?;
         }
         match &mut self.store {
-            Store::Tar { file, path } => file
+            Store::Tar { archive, path } => archive
                 .write_all(&END_OF_ARCHIVE)
-                .and_then(|()| if self.sync { file.sync_all() } else { Ok(()) })
+                .and_then(|()| archive.end())
+                .and_then(|()| if self.sync { archive.sync_ended() } else { Ok(()) })
                 .map_err(|error| Failure::disk("write to", path, error)),
             Store::Folder(folder) if self.sync => {
                 folder.sync()?;
@@ -187,11 +247,12 @@ impl SegmentWriter {
     fn end_segment(&mut self, open: &OpenSegment) -> Result<(), Failure> {
         let name = open.segment.file_name(self.size);
         if self.sync {
-            let (file, path) = match (&self.store, &open.file) {
-                (_, Some((file, path))) | (Store::Tar { file, path }, None) => (file, path),
+            let (synced, path) = match (&mut self.store, &open.file) {
+                (_, Some((file, path))) => (file.sync_all(), path),
+                (Store::Tar { archive, path }, None) => (archive.sync(), &*path),
                 (Store::Folder(_), None) => unreachable!("segments in folders have files"),
             };
-            file.sync_all().map_err(|error| Failure::disk("sync", path, error))?;
+            synced.map_err(|error| Failure::disk("sync", path, error))?;
         }
         // A server that goes on from the backup writes the rest of a begun segment, and archives it then.
         if open.filled == self.size.bytes() {
@@ -219,9 +280,12 @@ impl SegmentWriter {
             Store::Tar { .. } => {
                 let size = content.len() as u64;
                 self.write_header(name, size)?;
-                let Store::Tar { file, path } = &mut self.store else { unreachable!("it was just matched") };
-                file.write_all(content)
-                    .and_then(|()| file.write_all(&[0; 512][..padding_for(size)]))
+                let Store::Tar { archive, path } = &mut self.store else {
+                    unreachable!("it was just matched")
+                };
+                archive
+                    .write_all(content)
+                    .and_then(|()| archive.write_all(&[0; 512][..padding_for(size)]))
                     .map_err(|error| Failure::disk("write to", path, error))
             }
         }
@@ -233,8 +297,8 @@ impl SegmentWriter {
         let path = MemberPath::parse(name.as_bytes()).map_err(|error| refuse(&error))?;
         let header = MemberHeader::file(&path, size, self.mode, self.time).map_err(|error| refuse(&error))?;
         match &mut self.store {
-            Store::Tar { file, path } => {
-                file.write_all(header.as_bytes()).map_err(|error| Failure::disk("write to", path, error))
+            Store::Tar { archive, path } => {
+                archive.write_all(header.as_bytes()).map_err(|error| Failure::disk("write to", path, error))
             }
             Store::Folder(_) => unreachable!("only archives have headers"),
         }

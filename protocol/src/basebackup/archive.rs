@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use super::CompressionMethod;
+
 /// The longest `n` message: two strings of at most `MAXPGPATH` (`pg_config_manual.h`) with their NULs, rounded up.
 const MAX_SHORT_MESSAGE: usize = 4096;
 
@@ -15,6 +17,18 @@ pub struct ArchiveDecoder {
     /// The short message that is being collected.
     short: Vec<u8>,
     part: Part,
+    names: Names,
+}
+
+/// How archives are to be called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Names {
+    /// As tar, or as tar compressed by a method.
+    #[default]
+    Tar,
+    Compressed(CompressionMethod),
+    /// Either way: the server keeps them.
+    Any,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,15 +69,20 @@ impl fmt::Display for ArchiveName {
 
 impl ArchiveName {
     /// Reads a name as PostgreSQL writes it.
-    fn parse(name: &[u8]) -> Result<Self, ArchiveError> {
+    fn parse(name: &[u8], expected: Names) -> Result<Self, ArchiveError> {
         let unexpected = || ArchiveError::Name { found: name.to_vec() };
+        let method = |method: &CompressionMethod| name.ends_with(method.extension().as_bytes());
+        let method = CompressionMethod::ALL.into_iter().find(method);
+        let name = match (expected, method) {
+            (Names::Tar, Some(_)) => return Err(ArchiveError::Compressed { found: name.to_vec() }),
+            (Names::Compressed(expected), method) if method != Some(expected) => {
+                return Err(ArchiveError::Compression { found: name.to_vec(), expected });
+            }
+            (_, Some(method)) => &name[..name.len() - method.extension().len()],
+            (_, None) => name,
+        };
         if name == b"base.tar" {
             return Ok(ArchiveName::Base);
-        }
-        for suffix in [&b".tar.gz"[..], b".tar.lz4", b".tar.zst"] {
-            if name.ends_with(suffix) {
-                return Err(ArchiveError::Compressed { found: name.to_vec() });
-            }
         }
         let digits = name.strip_suffix(b".tar").ok_or_else(unexpected)?;
         // One spelling for each OID, or two names could mean the same folder.
@@ -143,6 +162,17 @@ pub enum ArchiveError {
         /// The name.
         found: Vec<u8>,
     },
+    /// An archive that is not compressed as was asked for.
+    #[error(
+        "server sends the archive \"{}\", expected one compressed by {expected}",
+        found.escape_ascii()
+    )]
+    Compression {
+        /// The name.
+        found: Vec<u8>,
+        /// What was asked for.
+        expected: CompressionMethod,
+    },
     /// A location that does not fit the archive.
     #[error("archive {name} has the location \"{}\", expected {expected}", found.escape_ascii())]
     Location {
@@ -201,6 +231,18 @@ impl ArchiveDecoder {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A decoder of archives that the server was asked to compress.
+    #[must_use]
+    pub fn compressed(method: CompressionMethod) -> Self {
+        Self { names: Names::Compressed(method), ..Self::default() }
+    }
+
+    /// A decoder of what the server tells of archives that it keeps, compressed or not.
+    #[must_use]
+    pub fn of_a_target() -> Self {
+        Self { names: Names::Any, ..Self::default() }
     }
 
     /// Takes one chunk of a CopyData body. `first` and `last` say whether the chunk begins and ends its message; a
@@ -312,7 +354,7 @@ impl ArchiveDecoder {
                 else {
                     return Err(malformed("two strings that end in NUL"));
                 };
-                let (name, location) = (ArchiveName::parse(name)?, location.to_vec());
+                let (name, location) = (ArchiveName::parse(name, self.names)?, location.to_vec());
                 if (name == ArchiveName::Base) != location.is_empty() {
                     let expected = if name == ArchiveName::Base { "none" } else { "a directory" };
                     return Err(ArchiveError::Location { name, found: location, expected });

@@ -35,6 +35,34 @@ pub struct BaseBackupOptions {
     pub wait_for_archive: bool,
     /// Have the server check page checksums as it reads; it does by default.
     pub verify_checksums: bool,
+    /// Have the server compress the archives; 15 and newer.
+    pub compression: Option<ServerCompression>,
+    /// Where the server is to put the backup.
+    pub target: BackupTarget,
+}
+
+/// What the server is to compress with. It judges both words itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerCompression {
+    /// The method's name.
+    pub method: String,
+    /// Its options, as written behind the colon.
+    pub detail: Option<String>,
+}
+
+/// Where a backup goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BackupTarget {
+    /// To the client.
+    #[default]
+    Client,
+    /// To a target of the server's own; 15 and newer. It judges both words itself.
+    Server {
+        /// `server`, `blackhole`, or what an extension adds.
+        name: String,
+        /// What stands behind the colon.
+        detail: Option<String>,
+    },
 }
 
 /// What the manifest shall hold.
@@ -85,6 +113,18 @@ pub enum CommandError {
         /// The rate.
         found: u32,
     },
+    /// The server cannot compress.
+    #[error(
+        "server does not support server-side compression\n\
+         HINT: Servers have it from version {OPTION_LIST_SINCE} on; let the client compress, with --compress=client-METHOD."
+    )]
+    Compression,
+    /// The server has no targets of its own.
+    #[error(
+        "backup targets are not supported by this server version\n\
+         HINT: Servers have them from version {OPTION_LIST_SINCE} on; leave --target out."
+    )]
+    Target,
 }
 
 /// Options in the order of writing: a keyword with or without a value.
@@ -127,6 +167,14 @@ impl BaseBackupOptions {
         if self.label.contains(['\n', '\r', '\0']) {
             return Err(CommandError::LabelNotOneLine { found: self.label.clone() });
         }
+        if version.major() < OPTION_LIST_SINCE {
+            if self.target != BackupTarget::Client {
+                return Err(CommandError::Target);
+            }
+            if self.compression.is_some() {
+                return Err(CommandError::Compression);
+            }
+        }
         match self.max_rate_kb {
             Some(found) if !MAX_RATE.contains(&found) => Err(CommandError::MaxRate { found }),
             _ => Ok(()),
@@ -149,7 +197,18 @@ impl BaseBackupOptions {
         add(self.tablespace_map, "TABLESPACE_MAP", Value::None);
         add(!self.verify_checksums, "VERIFY_CHECKSUMS", Value::Number(0));
         options.extend(self.manifest_options());
-        options.push(("TARGET", Value::Text("client")));
+        let mut add = |keyword, text: &str| options.push((keyword, Value::Quoted(text.to_owned())));
+        match &self.target {
+            BackupTarget::Client => add("TARGET", "client"),
+            BackupTarget::Server { name, detail } => {
+                add("TARGET", name);
+                detail.iter().for_each(|detail| add("TARGET_DETAIL", detail));
+            }
+        }
+        if let Some(ServerCompression { method, detail }) = &self.compression {
+            add("COMPRESSION", method);
+            detail.iter().for_each(|detail| add("COMPRESSION_DETAIL", detail));
+        }
         options
     }
 
@@ -198,7 +257,19 @@ mod tests {
             manifest: None,
             wait_for_archive: false,
             verify_checksums: true,
+            compression: None,
+            target: BackupTarget::Client,
         }
+    }
+
+    fn compressed(method: &str, detail: Option<&str>) -> BaseBackupOptions {
+        let compression = ServerCompression { method: method.into(), detail: detail.map(Into::into) };
+        BaseBackupOptions { compression: Some(compression), ..options() }
+    }
+
+    fn sent_to(name: &str, detail: Option<&str>) -> BaseBackupOptions {
+        let target = BackupTarget::Server { name: name.into(), detail: detail.map(Into::into) };
+        BaseBackupOptions { target, ..options() }
     }
 
     fn everything() -> BaseBackupOptions {
@@ -247,6 +318,27 @@ mod tests {
                 160_000,
                 "BASE_BACKUP ( LABEL 'it''s', WAIT 0, MANIFEST 'yes', MANIFEST_CHECKSUMS 'NONE', TARGET 'client' )",
             ),
+            (
+                compressed("zstd", Some("level=3,workers=2")),
+                150_000,
+                "BASE_BACKUP ( LABEL 'it''s', WAIT 0, TARGET 'client', COMPRESSION 'zstd', \
+                 COMPRESSION_DETAIL 'level=3,workers=2' )",
+            ),
+            (
+                compressed("gzip", None),
+                180_000,
+                "BASE_BACKUP ( LABEL 'it''s', WAIT 0, TARGET 'client', COMPRESSION 'gzip' )",
+            ),
+            (
+                sent_to("blackhole", None),
+                150_000,
+                "BASE_BACKUP ( LABEL 'it''s', WAIT 0, TARGET 'blackhole' )",
+            ),
+            (
+                sent_to("server", Some("/a'b")),
+                160_000,
+                "BASE_BACKUP ( LABEL 'it''s', WAIT 0, TARGET 'server', TARGET_DETAIL '/a''b' )",
+            ),
         ] {
             assert_eq!(options.command(ServerVersion(version)).as_deref(), Ok(command));
         }
@@ -263,6 +355,8 @@ mod tests {
             (label("a\0b".into()), 150_000, CommandError::LabelNotOneLine { found: "a\0b".into() }),
             (rate(31), 150_000, CommandError::MaxRate { found: 31 }),
             (rate(1_048_577), 140_000, CommandError::MaxRate { found: 1_048_577 }),
+            (compressed("gzip", None), 140_023, CommandError::Compression),
+            (sent_to("blackhole", None), 140_023, CommandError::Target),
         ] {
             assert_eq!(options.command(ServerVersion(version)), Err(error));
         }

@@ -7,6 +7,10 @@
 
 mod archive;
 mod command;
+mod compression;
 
 pub use archive::{ArchiveDecoder, ArchiveError, ArchiveEvent, ArchiveName};
-pub use command::{BaseBackupOptions, CommandError, ManifestOptions};
+pub use command::{BackupTarget, BaseBackupOptions, CommandError, ManifestOptions, ServerCompression};
+pub use compression::{
+    CompressionError, CompressionMethod, CompressionRequest, CompressionSide, CompressionSpec,
+};

@@ -113,7 +113,9 @@ impl Case {
             Expected::Taken => {
                 let new = |change: &String| change.starts_with(&*target.to_string_lossy());
                 wrong.extend(before.changes(&after).into_iter().filter(|change| !new(change)));
-                if target.join("backup_manifest").exists() && !target.join("base.tar").exists() {
+                let archives = ["base.tar", "base.tar.gz", "base.tar.lz4", "base.tar.zst"];
+                let is_tar = archives.iter().any(|name| target.join(name).exists());
+                if target.join("backup_manifest").exists() && !is_tar {
                     wrong.extend(harness::check_manifest(&target).err().map(|error| format!("{error:#}")));
                 }
             }

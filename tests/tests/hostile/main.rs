@@ -1,6 +1,7 @@
 //! Streams that no honest server sends, in both layouts: refused, with nothing written outside of the target.
 
 mod case;
+mod compressed;
 mod manifests;
 mod members;
 mod order;

@@ -139,3 +139,27 @@ proptest! {
         prop_assert_eq!(decode(&stream, piece), decode(&stream, 100));
     }
 }
+
+#[test]
+fn names_say_how_archives_are_compressed() {
+    use CompressionMethod::{Gzip, Zstd};
+    let begin = |mut decoder: ArchiveDecoder, name: &str, location: &str| {
+        let message = format!("n{name}\0{location}\0");
+        decoder.push(message.as_bytes(), true, true).map(|_| ()).map_err(|error| error.to_string())
+    };
+    for (name, location) in [("base.tar.gz", ""), ("16384.tar.gz", "/t")] {
+        assert_eq!(begin(ArchiveDecoder::compressed(Gzip), name, location), Ok(()));
+        assert_eq!(begin(ArchiveDecoder::of_a_target(), name, location), Ok(()));
+    }
+    assert_eq!(begin(ArchiveDecoder::of_a_target(), "base.tar", ""), Ok(()));
+    for (name, expected) in [
+        ("base.tar", "archive \"base.tar\", expected one compressed by zstd"),
+        ("base.tar.gz", "expected one compressed by zstd"),
+        ("base.tar.zst.zst", "unexpected archive name"),
+        ("base.zst", "unexpected archive name"),
+        (".zst", "unexpected archive name"),
+    ] {
+        let refused = begin(ArchiveDecoder::compressed(Zstd), name, "").unwrap_err();
+        assert!(refused.contains(expected), "{name}: {refused}");
+    }
+}

@@ -1,0 +1,148 @@
+//! gzip on several threads, as one ordinary gzip stream.
+//!
+//! Each chunk is deflated by itself, with the 32 KiB before it as its dictionary, and ends on a byte boundary (a sync
+//! flush), so that the blocks follow each other in one stream: the ratio is that of one thread but for a few bytes a
+//! chunk. The stream has a single member, because PostgreSQL's own readers stop at the end of the first
+//! (`fe_utils/astreamer_gzip.c`).
+
+use std::collections::VecDeque;
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use flate2::{Compress, Compression, Crc, FlushCompress};
+
+use super::packer::{Outlet, Packer};
+use crate::buffer::PageBuffer;
+use crate::failure::Failure;
+
+/// RFC 1952: magic, deflate, no flags, no time, no extra flags, Unix.
+const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+/// RFC 1951: a last block, of fixed codes, that holds nothing.
+const LAST_BLOCK: [u8; 2] = [3, 0];
+/// How far back deflate looks.
+const WINDOW: usize = 32 << 10;
+/// Blocks that cannot be compressed are stored, with a few bytes for each 16 KiB.
+const SLACK: usize = 1 << 10;
+
+/// A chunk to deflate.
+#[derive(Debug)]
+pub(super) struct DeflateJob {
+    data: PageBuffer,
+    /// What came before it.
+    dictionary: Vec<u8>,
+    done: Sender<Result<Deflated, String>>,
+}
+
+/// A chunk deflated.
+#[derive(Debug)]
+struct Deflated {
+    bytes: Vec<u8>,
+    crc: Crc,
+}
+
+/// Does jobs until there is nobody left who deals them.
+pub(super) fn work(jobs: &Receiver<DeflateJob>, level: u32) {
+    let mut compress = Compress::new(Compression::new(level), false);
+    for DeflateJob { data, dictionary, done } in jobs {
+        let deflated = deflate(&mut compress, &dictionary, &data);
+        drop(data);
+        // Nobody waits for it after a stop.
+        let _ = done.send(deflated);
+    }
+}
+
+fn deflate(compress: &mut Compress, dictionary: &[u8], data: &[u8]) -> Result<Deflated, String> {
+    compress.reset();
+    if !dictionary.is_empty() {
+        compress.set_dictionary(dictionary).map_err(|error| error.to_string())?;
+    }
+    let mut crc = Crc::new();
+    crc.update(data);
+    let mut bytes = Vec::with_capacity(data.len() + SLACK);
+    let begin = compress.total_in();
+    loop {
+        let taken = usize::try_from(compress.total_in() - begin).map_err(|error| error.to_string())?;
+        compress
+            .compress_vec(&data[taken..], &mut bytes, FlushCompress::Sync)
+            .map_err(|error| error.to_string())?;
+        // A flush is complete once it leaves room.
+        if bytes.len() < bytes.capacity() {
+            return Ok(Deflated { bytes, crc });
+        }
+        bytes.reserve(SLACK);
+    }
+}
+
+/// One gzip stream that is being assembled.
+pub(super) struct Deflater {
+    jobs: Sender<DeflateJob>,
+    /// Chunks that are being deflated, in the order of the stream.
+    pending: VecDeque<Receiver<Result<Deflated, String>>>,
+    most_pending: usize,
+    dictionary: Vec<u8>,
+    crc: Crc,
+    begun: bool,
+}
+
+impl Deflater {
+    pub(super) fn new(jobs: Sender<DeflateJob>, threads: usize) -> Self {
+        Self {
+            jobs,
+            pending: VecDeque::new(),
+            most_pending: 2 * threads,
+            dictionary: Vec::new(),
+            crc: Crc::new(),
+            begun: false,
+        }
+    }
+
+    pub(super) fn take(
+        &mut self,
+        data: PageBuffer,
+        packer: &mut Packer,
+        outlet: &mut Outlet<'_>,
+    ) -> Result<(), Failure> {
+        self.begin(packer, outlet)?;
+        let tail = data[data.len().saturating_sub(WINDOW)..].to_vec();
+        let dictionary = std::mem::replace(&mut self.dictionary, tail);
+        let (done, wait) = bounded(1);
+        self.jobs.send(DeflateJob { data, dictionary, done }).map_err(|_| Failure::Stopped)?;
+        self.pending.push_back(wait);
+        self.pack(self.most_pending, packer, outlet)
+    }
+
+    pub(super) fn finish(&mut self, packer: &mut Packer, outlet: &mut Outlet<'_>) -> Result<(), Failure> {
+        self.begin(packer, outlet)?;
+        self.pack(0, packer, outlet)?;
+        packer.write(&LAST_BLOCK, outlet)?;
+        packer.write(&self.crc.sum().to_le_bytes(), outlet)?;
+        // Modulo 2^32, as the format has it.
+        packer.write(&self.crc.amount().to_le_bytes(), outlet)
+    }
+
+    fn begin(&mut self, packer: &mut Packer, outlet: &mut Outlet<'_>) -> Result<(), Failure> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Ok(());
+        }
+        packer.write(&HEADER, outlet)
+    }
+
+    /// Packs what is ready, and waits until no more than `most` chunks are under way.
+    fn pack(&mut self, most: usize, packer: &mut Packer, outlet: &mut Outlet<'_>) -> Result<(), Failure> {
+        while let Some(first) = self.pending.front() {
+            let deflated = if self.pending.len() > most {
+                first.recv().map_err(|_| Failure::Stopped)?
+            } else {
+                match first.try_recv() {
+                    Ok(deflated) => deflated,
+                    Err(TryRecvError::Empty) => return Ok(()),
+                    Err(TryRecvError::Disconnected) => return Err(Failure::Stopped),
+                }
+            };
+            self.pending.pop_front();
+            let Deflated { bytes, crc } = deflated.map_err(super::failed)?;
+            self.crc.combine(&crc);
+            packer.write(&bytes, outlet)?;
+        }
+        Ok(())
+    }
+}
