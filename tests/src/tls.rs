@@ -162,7 +162,6 @@ impl Source {
     ///
     /// # Panics
     /// Where that fails.
-    #[must_use]
     pub fn client_file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.dir(name);
         fs::create_dir_all(path.parent().expect("a file in the scratch directory")).expect("a folder");

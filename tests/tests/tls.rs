@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use pgstrata::connect::{ConnectionSettings, ControlRuntime, GivenSettings, Purpose, Session, Surroundings};
@@ -94,7 +94,8 @@ fn theirs(conninfo: &str, home: &Path) -> Option<Verdict> {
     }
     let mut command = Command::new(psql);
     command.env_clear().env("HOME", home).args(["-XAtw", "-c", ASK, "-d", conninfo]);
-    let output = command.output().expect("psql runs");
+    // It asks for nothing: there is no terminal.
+    let output = command.stdin(Stdio::null()).output().expect("psql runs");
     Some(if output.status.success() {
         Ok(verdict_of(String::from_utf8_lossy(&output.stdout).trim()))
     } else {
@@ -231,7 +232,6 @@ fn certificates_of_servers() {
     };
     let subject = |common_name, names| Subject { common_name, names, serial: 20, ..Subject::default() };
     type Hosts = &'static [(&'static str, Result<&'static str, &'static str>)];
-    let mismatch = Err("does not match host name");
     let cases: [(Subject<'_>, Hosts); 7] = [
         (
             subject(None, &["*.pgstrata.example"]),
@@ -256,7 +256,11 @@ fn certificates_of_servers() {
         ),
         (
             subject(Some("cn.example"), &["127.0.0.1"]),
-            &[("127.0.0.1", Ok("tls")), ("cn.example", Ok("tls")), ("127.0.0.2", mismatch)],
+            &[
+                ("127.0.0.1", Ok("tls")),
+                ("cn.example", Ok("tls")),
+                ("127.0.0.2", Err("does not match host name")),
+            ],
         ),
         (subject(Some("127.0.0.1"), &["a.example"]), &[("127.0.0.1", Ok("tls")), ("a.example", Ok("tls"))]),
         (subject(None, &[]), &[(NAME, Err("could not get server's host name from server certificate"))]),
@@ -342,6 +346,16 @@ fn certificates_of_the_first_version() {
     }
 }
 
+/// The same key, encrypted with the password `geheim`, if there is a program for that.
+fn encrypted(source: &Source, key: &Path) -> Option<PathBuf> {
+    let path = source.client_file("encrypted.key", "");
+    let mut command = Command::new("openssl");
+    command.args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout", "pass:geheim", "-in"]).arg(key);
+    let output = command.arg("-out").arg(&path).output().ok()?;
+    assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+    Some(path)
+}
+
 #[test]
 fn certificates_of_clients() {
     let (authority, other) = (Authority::new("the authority"), Authority::new("another authority"));
@@ -360,8 +374,6 @@ fn certificates_of_clients() {
         file("home/.postgresql/postgresql.key", &identity.key);
         let open_key = file("open.key", &identity.key);
         fs::set_permissions(&open_key, fs::Permissions::from_mode(0o644)).unwrap();
-        let encrypted = identity.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
-        let encrypted = file("encrypted.key", &encrypted);
         let [nobody, home] = ["nobody", "home"].map(|name| source.dir(name));
         let tcp = format!("{} user=by_cert sslmode=require", to(&source));
         let pair = |certificate: &PathBuf, key: &PathBuf| {
@@ -377,7 +389,6 @@ fn certificates_of_clients() {
             (pair(&certificate, &strange_key), &nobody, Err("certificate does not match private key file")),
             (pair(&certificate, &open_key), &nobody, Err("has group or world access")),
             (pair(&certificate, &nobody), &nobody, Err("certificate present, but not private key file")),
-            (pair(&certificate, &encrypted), &nobody, Err("is encrypted, and no password was given")),
             (pair(&key, &key), &nobody, Err("could not read certificate file")),
             ("sslcert=/nowhere".to_owned(), &home, Err("connection requires a valid client certificate")),
             ("sslcertmode=disable".to_owned(), &home, Err("connection requires a valid client certificate")),
@@ -391,6 +402,12 @@ fn certificates_of_clients() {
             ("ssl_max_protocol_version=TLSv1.2".to_owned(), &home, Ok("tls")),
         ] {
             expect(&format!("{tcp} {settings}"), home, expected);
+        }
+        if let Some(encrypted) = encrypted(&source, &key) {
+            let pair = pair(&certificate, &encrypted);
+            expect(&format!("{tcp} {pair} sslpassword=geheim"), &nobody, Ok("tls"));
+            expect(&format!("{tcp} {pair} sslpassword=wrong"), &nobody, Err("cannot be decrypted"));
+            expect(&format!("{tcp} {pair}"), &nobody, Err("is encrypted, and no password was given"));
         }
         // Who only prefers TLS goes on without, whatever is wrong with his key.
         let preferring =
@@ -476,7 +493,7 @@ fn backups_over_tls() {
             Manifest::check(&copy);
             harness::verify_backup(&copy, major).expect_good();
             let settings = fs::read_to_string(copy.join("postgresql.auto.conf")).unwrap();
-            for part in ["sslmode=verify-full", "sslrootcert=", written] {
+            for part in ["sslmode=''verify-full''", "sslrootcert=''", written] {
                 assert!(settings.contains(part), "{part}: {settings}");
             }
         }
