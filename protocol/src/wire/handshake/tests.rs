@@ -395,7 +395,7 @@ fn mechanisms_and_channel_binding() {
                 assert!(rest.starts_with(b"\0") && rest[5..].starts_with(header.as_bytes()), "{name}");
             }
             (Err(error), Err(expected)) => {
-                assert!(error.to_string().starts_with(expected), "{name}: {error}")
+                assert!(error.to_string().starts_with(expected), "{name}: {error}");
             }
             (other, _) => panic!("{name}: {other:?}"),
         }
@@ -430,7 +430,7 @@ fn only_the_methods_that_are_asked_for() {
         match (result, expected) {
             (Ok(()), None) => {}
             (Err(error), Some(expected)) => {
-                assert!(error.to_string().contains(expected), "{methods:?}: {error}")
+                assert!(error.to_string().contains(expected), "{methods:?}: {error}");
             }
             (result, _) => panic!("{methods:?}: {result:?}"),
         }
