@@ -2,7 +2,7 @@
 //! prompts. A discarded backup proves a connection; one with its WAL streamed makes a second one the same way.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use pgstrata::postmaster::{Auth, PasswordMethod};
@@ -274,34 +274,116 @@ fn a_server_that_is_not_there_or_does_not_want_us() {
 }
 
 #[test]
-fn settings_that_are_not_there_yet_are_refused_by_name() {
+fn settings_that_are_not_there_are_refused_by_name() {
     let source = harness::cluster(15).start();
     let tcp = format!("host=127.0.0.1 port={} user=postgres", source.port());
-    for setting in [
-        "sslmode=require",
-        "sslmode=verify-full",
-        "target_session_attrs=read-write",
-        "channel_binding=require",
-        "require_auth=scram-sha-256",
-        "gssencmode=require",
-        "sslrootcert=/nowhere",
-        "load_balance_hosts=random",
-        "service=mine",
-        "host=127.0.0.1,127.0.0.2",
-    ] {
+    for setting in ["gssencmode=require", "sslcompression=1", "sslkeylogfile=/nowhere", "oauth_issuer=mine"] {
         let finished = discard(&source).args(["-d", &format!("{tcp} {setting}")]).run();
         finished.expect_failure().expect_stderr(setting).expect_stderr("HINT: ");
     }
-    for (variable, value, expected) in [
-        ("PGSSLMODE", "require", "sslmode (from the environment variable PGSSLMODE)=require"),
-        ("PGTARGETSESSIONATTRS", "standby", "PGTARGETSESSIONATTRS"),
-        ("PGSERVICE", "mine", "PGSERVICE"),
-        ("PGREQUIRESSL", "1", "PGREQUIRESSL"),
-    ] {
+    let finished = discard(&source).args(["-d", &tcp]).env("PGGSSENCMODE", "require").run();
+    finished
+        .expect_failure()
+        .expect_stderr("gssencmode (from the environment variable PGGSSENCMODE)=require")
+        .expect_stderr("HINT: ");
+    for (variable, value) in [("PGSSLMODE", "require"), ("PGREQUIRESSL", "1")] {
         let finished = discard(&source).args(["-d", &tcp]).env(variable, value).run();
-        finished.expect_failure().expect_stderr(expected).expect_stderr("HINT: ");
+        finished.expect_failure().expect_stderr("server does not support SSL, but SSL was required");
     }
     for setting in ["sslmode=prefer", "sslmode=disable", "gssencmode=prefer", "target_session_attrs=any"] {
         discard(&source).args(["-d", &format!("{tcp} {setting}")]).run().expect_success();
     }
+}
+
+#[test]
+fn one_of_several_servers_is_chosen() {
+    for major in harness::majors().into_iter().filter(|major| [14, 15, 18].contains(major)) {
+        eprintln!("PostgreSQL {major}");
+        let primary = harness::cluster(major).start();
+        let copy = primary.dir("standby");
+        harness::basebackup(&primary).args(["-R", "-N", "-D"]).arg(&copy).run().expect_success();
+        let standby = primary.boot(&copy);
+        let (first, second) = (primary.port(), standby.port());
+        let ports = [(first, "primary"), (second, "standby")];
+        let is_asked = |attributes: &str, ports: &str| {
+            let hosts = vec!["127.0.0.1"; ports.split(',').count()].join(",");
+            let conninfo =
+                format!("host={hosts} port={ports} user=postgres target_session_attrs={attributes}");
+            let run = harness::pgstrata(["basebackup", "-c", "fast", "-N", "-w", "-X", "none", "-R"]);
+            let target = primary.dir("chosen");
+            let finished = run.args(["-d", &conninfo, "-D"]).arg(&target).run();
+            if !finished.status.success() {
+                return Err(finished.stderr_text());
+            }
+            // The server's own files say whether it was a standby.
+            let was_standby = fs::read_to_string(target.join("backup_label")).unwrap();
+            fs::remove_dir_all(&target).unwrap();
+            Ok(if was_standby.contains("BACKUP FROM: standby") { "standby" } else { "primary" })
+        };
+        let both = format!("{first},{second}");
+        let turned = format!("1,{second},{first}");
+        for (attributes, ports, expected) in [
+            ("any", &both, "primary"),
+            ("any", &turned, "standby"),
+            ("read-write", &turned, "primary"),
+            ("read-only", &both, "standby"),
+            ("primary", &turned, "primary"),
+            ("standby", &both, "standby"),
+            ("prefer-standby", &both, "standby"),
+            ("prefer-standby", &first.to_string(), "primary"),
+        ] {
+            assert_eq!(is_asked(attributes, ports).as_deref(), Ok(expected), "{attributes} {ports}");
+        }
+        for (attributes, port, problem) in [
+            ("read-write", second, "session is read-only"),
+            ("read-only", first, "session is not read-only"),
+            ("primary", second, "server is in hot standby mode"),
+            ("standby", first, "server is not in hot standby mode"),
+        ] {
+            let said = is_asked(attributes, &port.to_string()).unwrap_err();
+            assert!(said.contains(problem), "{attributes}: {said}");
+        }
+        let all = ports.map(|(port, _)| port.to_string()).join(",");
+        assert!(is_asked("any load_balance_hosts=random", &all).is_ok());
+    }
+}
+
+#[test]
+fn services_and_peers() {
+    let source = harness::cluster(15).start();
+    let services = source.dir("services.conf");
+    let socket_dir = source.socket_dir().display().to_string();
+    let text = format!("[local]\nhost={socket_dir}\nport={}\nuser=postgres\n", source.port());
+    fs::write(&services, &text).unwrap();
+    fs::create_dir_all(source.dir("system")).unwrap();
+    fs::write(source.dir("system").join("pg_service.conf"), &text).unwrap();
+    let runs = [
+        discard(&source).args(["-d", "service=local"]).env("PGSERVICEFILE", &services),
+        discard(&source).env("PGSERVICE", "local").env("PGSERVICEFILE", &services),
+        discard(&source)
+            .args(["-d", "postgresql:///?service=local"])
+            .env("PGSYSCONFDIR", source.dir("system")),
+    ];
+    for run in runs {
+        run.run().expect_success();
+    }
+    let finished = discard(&source).args(["-d", "service=none"]).env("PGSERVICEFILE", &services).run();
+    finished.expect_failure().expect_stderr("definition of service \"none\" not found");
+
+    // Who runs the server owns its data directory.
+    let owner = fs::metadata(source.data_dir()).unwrap().uid();
+    let accounts = fs::read_to_string("/etc/passwd").unwrap();
+    let name = accounts.lines().map(|line| line.split(':').collect::<Vec<_>>()).find_map(|fields| {
+        fields.get(2).is_some_and(|number| number.parse() == Ok(owner)).then(|| fields[0].to_owned())
+    });
+    let Some(name) = name else {
+        eprintln!("skipped a part: user {owner} has no name");
+        return;
+    };
+    let local = format!("host={socket_dir} port={} user=postgres", source.port());
+    discard(&source).args(["-d", &format!("{local} requirepeer={name}")]).run().expect_success();
+    let finished = discard(&source).args(["-d", &local]).env("PGREQUIREPEER", "somebody_else").run();
+    finished.expect_failure().expect_stderr(&format!(
+        "requirepeer specifies \"somebody_else\", but actual peer user name is \"{name}\""
+    ));
 }

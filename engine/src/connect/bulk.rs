@@ -1,7 +1,8 @@
 //! The one big copy, received by blocking on a thread of its own.
 //!
 //! A backup's bytes come through one socket, and a thread that does nothing but receive and hand on needs no
-//! runtime between itself and the kernel. The rest of the reply after the copy is read in the same way.
+//! runtime between itself and the kernel. The rest of the reply after the copy is read in the same way. Over TLS that
+//! thread decrypts, from a batch of the wire into the receive buffer.
 
 use std::fmt;
 use std::io;
@@ -15,6 +16,7 @@ use super::bulk_socket::{BATCH, SocketReceiver};
 use super::error::SessionError;
 use super::exchange::{CopyEvent, Exchange, NoticeSink, Reply};
 use super::socket::{CancelHandle, Wire};
+use super::tls::TlsStream;
 
 /// The receive buffer: room for one batch while the next one gathers.
 const BUFFER: usize = 2 * BATCH;
@@ -36,15 +38,23 @@ pub struct BulkStream {
 }
 
 enum Source {
-    Socket { receiver: SocketReceiver, wire: Arc<Wire> },
+    Socket { receiver: SocketReceiver, tls: Option<Box<TlsStream>>, wire: Arc<Wire> },
     Other(Box<dyn BulkReceive>),
 }
 
 impl BulkStream {
-    pub(super) fn of_socket(wire: Arc<Wire>, exchange: Exchange) -> Result<Self, SessionError> {
+    pub(super) fn of_socket(
+        wire: Arc<Wire>,
+        tls: Option<Box<TlsStream>>,
+        exchange: Exchange,
+    ) -> Result<Self, SessionError> {
         let socket = wire.blocking_socket().map_err(SessionError::receiving)?;
         let receiver = SocketReceiver::new(socket).map_err(SessionError::receiving)?;
-        let source = Source::Socket { receiver, wire };
+        let tls = tls.map(|mut stream| {
+            stream.enlarge(BUFFER);
+            stream
+        });
+        let source = Source::Socket { receiver, tls, wire };
         Ok(Self { source, exchange: exchange.with_buffer(BUFFER), stall: None })
     }
 
@@ -78,7 +88,10 @@ impl BulkStream {
     pub fn receive(&mut self) -> Result<usize, SessionError> {
         self.exchange.rewind()?;
         let result = match &mut self.source {
-            Source::Socket { receiver, .. } => receiver.receive(&mut self.exchange.buffer),
+            Source::Socket { receiver, tls: None, .. } => receiver.receive(&mut self.exchange.buffer),
+            Source::Socket { receiver, tls: Some(tls), .. } => {
+                receive_secure(receiver, tls, &mut self.exchange.buffer)
+            }
             Source::Other(receiver) => receiver.receive(&mut self.exchange.buffer),
         };
         match result {
@@ -127,11 +140,15 @@ impl BulkStream {
 
     /// Says goodbye and ends the connection.
     pub fn close(mut self) {
-        if let Source::Socket { receiver, .. } = &mut self.source {
+        if let Source::Socket { receiver, tls, .. } = &mut self.source {
             let mut out = BytesMut::new();
             frontend::terminate(&mut out);
+            let out = match tls {
+                None => Ok(Vec::from(out)),
+                Some(stream) => stream.tls.encrypt(&out),
+            };
             // A server that is gone already needs no goodbye.
-            let _ = receiver.send_all(&out);
+            let _ = out.and_then(|out| receiver.send_all(&out));
         }
     }
 
@@ -139,6 +156,25 @@ impl BulkStream {
         match &self.source {
             Source::Socket { wire, .. } => Some(wire),
             Source::Other(_) => None,
+        }
+    }
+}
+
+/// Waits until something of the conversation is received, and decrypts all that is there of it.
+fn receive_secure(
+    receiver: &mut SocketReceiver,
+    stream: &mut TlsStream,
+    into: &mut [u8],
+) -> io::Result<usize> {
+    loop {
+        let decrypted = stream.decrypt(into)?;
+        if decrypted > 0 || stream.tls.is_closed() {
+            return Ok(decrypted);
+        }
+        (stream.at, stream.filled) = (0, 0);
+        stream.filled = receiver.receive(&mut stream.wire)?;
+        if stream.filled == 0 {
+            return Ok(0);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::tls_error::TlsError;
 use pgstrata_protocol::replication::{ReplyError, ResultSet};
 use pgstrata_protocol::wire::{EncodeError, HandshakeError, ServerError, ServerVersionError, WireError};
 
@@ -99,15 +100,6 @@ impl From<ReplyError> for SessionError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The host name has no address.
-    #[error("could not translate host name \"{host}\" to address: {source}")]
-    Resolve {
-        /// The name.
-        host: String,
-        /// The resolver's reason.
-        #[source]
-        source: io::Error,
-    },
     /// The server asks for a password and none was given: ask for one, and try again with
     /// [`super::ConnectionSettings::with_password`].
     #[error("{place} failed: fe_sendauth: no password supplied\nHINT: {hint}")]
@@ -117,7 +109,7 @@ pub enum ConnectError {
         /// Where a password can be given.
         hint: &'static str,
     },
-    /// Every address was tried, and each failed for its own reason.
+    /// Every server and address was tried, and each failed for its own reason.
     #[error("{}", attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Failed {
         /// The failures in order, never empty.
@@ -141,15 +133,22 @@ impl ConnectError {
 
 /// A failure to connect to one address.
 #[derive(Debug, thiserror::Error)]
-#[error("{place} failed: {reason}{}", passfile_note(passfile.as_ref()))]
+#[error("{}{reason}{}", place_failed(place, reason), passfile_note(passfile.as_ref()))]
 pub struct FailedAttempt {
-    /// `connection to server at "h" (192.0.2.1), port 5432`.
+    /// `connection to server at "h" (192.0.2.1), port 5432`; the host where it has no address.
     pub place: String,
     /// Why.
     #[source]
     pub reason: AttemptError,
     /// The password file whose password the server rejected.
     pub passfile: Option<PathBuf>,
+}
+
+fn place_failed(place: &str, reason: &AttemptError) -> String {
+    match reason {
+        AttemptError::Resolve { .. } => String::new(),
+        _ => format!("{place} failed: "),
+    }
 }
 
 fn passfile_note(passfile: Option<&PathBuf>) -> String {
@@ -160,6 +159,15 @@ fn passfile_note(passfile: Option<&PathBuf>) -> String {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttemptError {
+    /// The host name has no address.
+    #[error("could not translate host name \"{host}\" to address: {source}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// The resolver's reason.
+        #[source]
+        source: io::Error,
+    },
     /// No connection.
     #[error("{source}\nHINT: {hint}")]
     Connect {
@@ -172,6 +180,32 @@ pub enum AttemptError {
     /// `connect_timeout` passed.
     #[error("timeout expired")]
     Timeout,
+    /// No TLS, or not with this server.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The server behind a Unix socket runs as somebody else.
+    #[error("requirepeer specifies \"{expected}\", but actual peer user name is \"{found}\"")]
+    WrongPeer {
+        /// The setting.
+        expected: String,
+        /// The user.
+        found: String,
+    },
+    /// Nobody knows who the server runs as.
+    #[error("could not get peer credentials: {0}")]
+    UnknownPeer(#[source] io::Error),
+    /// A server that is not what `target_session_attrs` asks for.
+    #[error("{0}")]
+    WrongServer(&'static str),
+    /// A server that does not say what it is.
+    #[error("\"{query}\" failed: {source}")]
+    UnknownServer {
+        /// The question.
+        query: &'static str,
+        /// The answer.
+        #[source]
+        source: SessionError,
+    },
     /// The connection failed before the session was ready.
     #[error(transparent)]
     Session(SessionError),

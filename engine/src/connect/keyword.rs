@@ -9,6 +9,8 @@
 pub(super) enum Rule {
     /// Read and acted upon.
     Used,
+    /// One of these, and acted upon.
+    OneOf(&'static [&'static str]),
     /// Only these values describe what this program does; the others of libpq wait for `lack`.
     Only { honoured: &'static [&'static str], later: &'static [&'static str], lack: Lack },
     /// Any value but the keyword's default asks for `lack`.
@@ -18,13 +20,11 @@ pub(super) enum Rule {
 /// What is missing for a refused keyword.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Lack {
-    Tls,
+    TlsCompression,
+    TlsKeyLog,
+    OldTls,
     Gss,
     OAuth,
-    ServiceFile,
-    SeveralHosts,
-    PeerCheck,
-    AuthenticationChoice,
     ScramKeys,
     NewerProtocol,
     LogicalReplication,
@@ -33,13 +33,11 @@ pub(super) enum Lack {
 impl Lack {
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Tls => "TLS is not supported yet",
+            Self::TlsCompression => "compression within TLS is not supported",
+            Self::TlsKeyLog => "logging TLS keys is not supported",
+            Self::OldTls => "TLS is spoken from version 1.2 on",
             Self::Gss => "GSSAPI is not supported",
             Self::OAuth => "OAuth is not supported",
-            Self::ServiceFile => "connection service files are not supported yet",
-            Self::SeveralHosts => "choosing among several servers is not supported yet",
-            Self::PeerCheck => "checking the server's operating system user is not supported yet",
-            Self::AuthenticationChoice => "restricting the authentication method is not supported yet",
             Self::ScramKeys => "SCRAM keys in place of a password are not supported",
             Self::NewerProtocol => "only protocol version 3.0 is spoken",
             Self::LogicalReplication => "only physical replication connections are made",
@@ -48,19 +46,20 @@ impl Lack {
 
     pub(super) fn hint(self) -> &'static str {
         match self {
-            Self::Tls => {
-                "connect through a Unix socket, or set sslmode=prefer where the network itself is trusted."
-            }
-            Self::ServiceFile => "put the settings of the service into the connection string.",
-            Self::SeveralHosts => "name the one server that the backup is to be taken from.",
-            Self::Gss
+            Self::OldTls => "let the server speak TLS 1.2 or later, and remove the setting.",
+            Self::TlsCompression
+            | Self::TlsKeyLog
+            | Self::Gss
             | Self::OAuth
-            | Self::PeerCheck
-            | Self::AuthenticationChoice
             | Self::ScramKeys
             | Self::NewerProtocol
             | Self::LogicalReplication => "remove the setting.",
         }
+    }
+
+    /// Whether it is of no account where there is no TLS at all.
+    pub(super) fn is_of_tls(self) -> bool {
+        matches!(self, Self::TlsCompression | Self::TlsKeyLog | Self::OldTls)
     }
 }
 
@@ -78,6 +77,15 @@ const fn used(name: &'static str, variable: Option<&'static str>, default: Optio
     Keyword { name, variable, default, rule: Rule::Used }
 }
 
+const fn one_of(
+    name: &'static str,
+    variable: Option<&'static str>,
+    default: Option<&'static str>,
+    values: &'static [&'static str],
+) -> Keyword {
+    Keyword { name, variable, default, rule: Rule::OneOf(values) }
+}
+
 const fn only(
     name: &'static str,
     variable: Option<&'static str>,
@@ -93,19 +101,17 @@ const fn later(name: &'static str, variable: Option<&'static str>, lack: Lack) -
     Keyword { name, variable, default: None, rule: Rule::Later(lack) }
 }
 
-const TLS_VERSIONS: &[&str] = &["TLSv1", "TLSv1.1", "TLSv1.3"];
-
 /// Every keyword, in the order in which libpq lists them, which is the order in `primary_conninfo`.
 ///
 /// Defaults are those that every release from 13 on knows: a string written for one of them is read by all.
 #[rustfmt::skip]
 pub(super) static KEYWORDS: &[Keyword] = &[
-    later("service", Some("PGSERVICE"), Lack::ServiceFile),
-    later("servicefile", None, Lack::ServiceFile),
+    used("service", Some("PGSERVICE"), None),
+    used("servicefile", None, None),
     used("user", Some("PGUSER"), None),
     used("password", Some("PGPASSWORD"), None),
     used("passfile", Some("PGPASSFILE"), None),
-    only("channel_binding", Some("PGCHANNELBINDING"), Some("prefer"), &["disable", "prefer"], &["require"], Lack::Tls),
+    one_of("channel_binding", Some("PGCHANNELBINDING"), Some("prefer"), &["disable", "prefer", "require"]),
     used("connect_timeout", Some("PGCONNECT_TIMEOUT"), None),
     used("dbname", Some("PGDATABASE"), None),
     used("host", Some("PGHOST"), None),
@@ -120,31 +126,31 @@ pub(super) static KEYWORDS: &[Keyword] = &[
     used("keepalives_interval", None, None),
     used("keepalives_count", None, None),
     used("tcp_user_timeout", None, None),
-    only("sslmode", Some("PGSSLMODE"), Some("prefer"), &["disable", "allow", "prefer"], &["require", "verify-ca", "verify-full"], Lack::Tls),
-    only("sslnegotiation", Some("PGSSLNEGOTIATION"), None, &["postgres"], &["direct"], Lack::Tls),
-    only("sslcompression", Some("PGSSLCOMPRESSION"), Some("0"), &["0"], &["1"], Lack::Tls),
-    later("sslcert", Some("PGSSLCERT"), Lack::Tls),
-    later("sslkey", Some("PGSSLKEY"), Lack::Tls),
-    only("sslcertmode", Some("PGSSLCERTMODE"), None, &["disable", "allow"], &["require"], Lack::Tls),
-    later("sslpassword", None, Lack::Tls),
-    later("sslrootcert", Some("PGSSLROOTCERT"), Lack::Tls),
-    later("sslcrl", Some("PGSSLCRL"), Lack::Tls),
-    later("sslcrldir", Some("PGSSLCRLDIR"), Lack::Tls),
-    only("sslsni", Some("PGSSLSNI"), None, &["0", "1"], &[], Lack::Tls),
-    later("sslkeylogfile", None, Lack::Tls),
-    later("requirepeer", Some("PGREQUIREPEER"), Lack::PeerCheck),
-    later("require_auth", Some("PGREQUIREAUTH"), Lack::AuthenticationChoice),
+    one_of("sslmode", Some("PGSSLMODE"), Some("prefer"), &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
+    one_of("sslnegotiation", Some("PGSSLNEGOTIATION"), None, &["postgres", "direct"]),
+    only("sslcompression", Some("PGSSLCOMPRESSION"), Some("0"), &["0"], &["1"], Lack::TlsCompression),
+    used("sslcert", Some("PGSSLCERT"), None),
+    used("sslkey", Some("PGSSLKEY"), None),
+    one_of("sslcertmode", Some("PGSSLCERTMODE"), None, &["disable", "allow", "require"]),
+    used("sslpassword", None, None),
+    used("sslrootcert", Some("PGSSLROOTCERT"), None),
+    used("sslcrl", Some("PGSSLCRL"), None),
+    used("sslcrldir", Some("PGSSLCRLDIR"), None),
+    one_of("sslsni", Some("PGSSLSNI"), None, &["0", "1"]),
+    later("sslkeylogfile", None, Lack::TlsKeyLog),
+    used("requirepeer", Some("PGREQUIREPEER"), None),
+    used("require_auth", Some("PGREQUIREAUTH"), None),
     only("min_protocol_version", Some("PGMINPROTOCOLVERSION"), None, &["3.0"], &["3.2", "latest"], Lack::NewerProtocol),
     only("max_protocol_version", Some("PGMAXPROTOCOLVERSION"), None, &["3.0", "3.2", "latest"], &[], Lack::NewerProtocol),
-    only("ssl_min_protocol_version", Some("PGSSLMINPROTOCOLVERSION"), Some("TLSv1.2"), &["TLSv1.2"], TLS_VERSIONS, Lack::Tls),
-    only("ssl_max_protocol_version", Some("PGSSLMAXPROTOCOLVERSION"), None, &[], &["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"], Lack::Tls),
+    used("ssl_min_protocol_version", Some("PGSSLMINPROTOCOLVERSION"), Some("TLSv1.2")),
+    used("ssl_max_protocol_version", Some("PGSSLMAXPROTOCOLVERSION"), None),
     only("gssencmode", Some("PGGSSENCMODE"), Some("prefer"), &["disable", "prefer"], &["require"], Lack::Gss),
     Keyword { name: "krbsrvname", variable: Some("PGKRBSRVNAME"), default: Some("postgres"), rule: Rule::Later(Lack::Gss) },
     only("gsslib", Some("PGGSSLIB"), None, &["gssapi"], &["sspi"], Lack::Gss),
     only("gssdelegation", Some("PGGSSDELEGATION"), None, &["0"], &["1"], Lack::Gss),
     only("replication", None, None, &["true", "on", "yes", "1"], &["database", "false", "off", "no", "0"], Lack::LogicalReplication),
-    only("target_session_attrs", Some("PGTARGETSESSIONATTRS"), Some("any"), &["any"], &["read-write", "read-only", "primary", "standby", "prefer-standby"], Lack::SeveralHosts),
-    only("load_balance_hosts", Some("PGLOADBALANCEHOSTS"), None, &["disable"], &["random"], Lack::SeveralHosts),
+    one_of("target_session_attrs", Some("PGTARGETSESSIONATTRS"), Some("any"), &["any", "read-write", "read-only", "primary", "standby", "prefer-standby"]),
+    one_of("load_balance_hosts", Some("PGLOADBALANCEHOSTS"), None, &["disable", "random"]),
     later("scram_client_key", None, Lack::ScramKeys),
     later("scram_server_key", None, Lack::ScramKeys),
     later("oauth_issuer", None, Lack::OAuth),
@@ -172,7 +178,9 @@ mod tests {
                 "{}",
                 keyword.name
             );
-            if let (Rule::Only { honoured, .. }, Some(default)) = (&keyword.rule, keyword.default) {
+            if let (Rule::Only { honoured, .. } | Rule::OneOf(honoured), Some(default)) =
+                (&keyword.rule, keyword.default)
+            {
                 assert!(honoured.contains(&default), "{}", keyword.name);
             }
         }

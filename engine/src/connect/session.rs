@@ -55,14 +55,17 @@ impl Session {
         purpose: Purpose,
         notices: NoticeSink,
     ) -> Result<Self, ConnectError> {
-        let opened = login::open(settings, purpose, &notices).await?;
-        Ok(Self {
-            transport: opened.transport,
-            exchange: opened.exchange,
-            info: opened.info,
-            version: opened.version,
-            stall: None,
-        })
+        login::open(settings, purpose, &notices).await
+    }
+
+    /// A session that the server has just let in.
+    pub(super) fn new(
+        transport: Transport,
+        exchange: Exchange,
+        info: SessionInfo,
+        version: ServerVersion,
+    ) -> Self {
+        Self { transport, exchange, info, version, stall: None }
     }
 
     /// From now on replies fail with [`SessionError::Stalled`] where nothing of them arrives for `limit`; `None`, as
@@ -239,11 +242,11 @@ impl Session {
     /// [`SessionError::OutOfPlace`] where a receive was given up and not taken up again, and
     /// [`SessionError::Io`] where the operating system has no descriptor left: the session is over.
     pub fn into_bulk(self) -> Result<BulkStream, SessionError> {
-        let wire = self
+        let (wire, tls) = self
             .transport
             .release()
             .map_err(|_| SessionError::OutOfPlace("a read or a write of the session is not finished"))?;
-        BulkStream::of_socket(wire, self.exchange)
+        BulkStream::of_socket(wire, tls, self.exchange)
     }
 
     fn wire(&self) -> &Arc<Wire> {

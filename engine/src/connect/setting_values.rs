@@ -1,11 +1,12 @@
 //! The value of every keyword, gathered by precedence and checked against what this program can do.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 use super::conninfo;
 use super::keyword::{self, KEYWORDS, Keyword, Lack, Rule};
-use super::settings::{GivenSettings, Target};
+use super::service_file;
+use super::settings::GivenSettings;
 use super::settings_error::{SettingName, SettingsError};
 use super::surroundings::Surroundings;
 
@@ -46,9 +47,24 @@ impl Values {
 
     /// As `pqParseIntParam` reads numbers: white space around, a sign, 32 bits.
     pub(super) fn integer(&self, name: &str) -> Result<Option<i32>, SettingsError> {
-        let Some((value, name)) = self.get(name) else { return Ok(None) };
-        let number = value.trim_ascii().parse();
-        number.map(Some).map_err(|_| SettingsError::NotInteger { name, value: value.to_owned() })
+        let Some((value, _)) = self.get(name) else { return Ok(None) };
+        self.integer_in(name, value).map(Some)
+    }
+
+    /// As [`Self::integer`], of an item in the value of `name`, which is given.
+    pub(super) fn integer_in(&self, name: &str, text: &str) -> Result<i32, SettingsError> {
+        let name = self.get(name).map(|(_, name)| name);
+        text.trim_ascii().parse().map_err(|_| match name {
+            Some(name) => SettingsError::NotInteger { name, value: text.to_owned() },
+            None => SettingsError::Port(text.to_owned()),
+        })
+    }
+
+    /// Puts another default in the place of a keyword's own.
+    pub(super) fn replace(&mut self, name: &str, value: &str) {
+        if let Some(keyword) = keyword::find(name) {
+            self.set(keyword, value, Origin::Default);
+        }
     }
 
     pub(super) fn seconds(&self, name: &str) -> Result<Option<Duration>, SettingsError> {
@@ -65,7 +81,9 @@ fn setting_name(keyword: &Keyword, origin: Origin) -> SettingName {
     SettingName { keyword: keyword.name, variable }
 }
 
-/// Flags, then the connection string, then the environment, then defaults.
+/// Flags, then the connection string, then its service, then the environment, then defaults.
+///
+/// The service file is the one file that is read for it.
 pub(super) fn gather(given: &GivenSettings<'_>, around: &Surroundings<'_>) -> Result<Values, SettingsError> {
     let mut values = Values(KEYWORDS.iter().map(|_| None).collect());
     for (keyword, value) in conninfo::parse(given.conninfo.unwrap_or_default())? {
@@ -76,6 +94,24 @@ pub(super) fn gather(given: &GivenSettings<'_>, around: &Surroundings<'_>) -> Re
     for (name, value) in flags {
         if let (Some(keyword), Some(value)) = (keyword::find(name), value.filter(|value| !value.is_empty())) {
             values.set(keyword, value, Origin::Given);
+        }
+    }
+    let service =
+        values.text("service").map_or_else(|| variable_text("PGSERVICE", around), |name| Ok(Some(name)));
+    if let Some(service) = service?.filter(|service| !service.is_empty()) {
+        let file = match values.text("servicefile") {
+            Some(file) => Some(file),
+            None => variable_text("PGSERVICEFILE", around)?,
+        };
+        let places = service_file::Places {
+            file: file.map(Into::into),
+            home: around.home.as_deref(),
+            system: variable_text("PGSYSCONFDIR", around)?.map(Into::into),
+        };
+        for (keyword, value) in service_file::look_up(&service, &places)? {
+            if values.get(keyword.name).is_none() {
+                values.set(keyword, &value, Origin::Given);
+            }
         }
     }
     for (at, keyword) in KEYWORDS.iter().enumerate() {
@@ -97,13 +133,17 @@ pub(super) fn gather(given: &GivenSettings<'_>, around: &Surroundings<'_>) -> Re
     Ok(values)
 }
 
+fn variable_text(variable: &'static str, around: &Surroundings<'_>) -> Result<Option<String>, SettingsError> {
+    let value = (around.variable)(variable).map(OsString::into_string);
+    value.transpose().map_err(|_| SettingsError::NotUtf8(variable))
+}
+
 fn variable_of(
     keyword: &Keyword,
     around: &Surroundings<'_>,
 ) -> Result<Option<(&'static str, String)>, SettingsError> {
     let Some(variable) = keyword.variable else { return Ok(None) };
-    if let Some(value) = (around.variable)(variable) {
-        let value = value.into_string().map_err(|_| SettingsError::NotUtf8(variable))?;
+    if let Some(value) = variable_text(variable, around)? {
         return Ok(Some((variable, value)));
     }
     // The one old variable that libpq still heeds.
@@ -119,27 +159,25 @@ pub(super) fn check(
     keyword: &Keyword,
     value: &str,
     origin: Origin,
-    target: &Target,
+    only_unix: bool,
 ) -> Result<(), SettingsError> {
     let name = setting_name(keyword, origin);
     let refuse = |lack: Lack| {
         // libpq makes no TLS on a Unix socket whatever the settings say, and documents it.
-        if lack == Lack::Tls && matches!(target, Target::Unix { .. }) && keyword.name != "channel_binding" {
+        if lack.is_of_tls() && only_unix {
             return Ok(());
         }
-        let hidden = matches!(
-            keyword.name,
-            "sslpassword" | "scram_client_key" | "scram_server_key" | "oauth_client_secret"
-        );
+        let hidden = matches!(keyword.name, "scram_client_key" | "scram_server_key" | "oauth_client_secret");
         let value = if hidden { "(hidden)" } else { value }.to_owned();
         Err(SettingsError::Unsupported { name, value, reason: lack.name(), hint: lack.hint() })
     };
     match keyword.rule {
         Rule::Used => Ok(()),
+        Rule::OneOf(values) if values.contains(&value) => Ok(()),
         Rule::Later(_) if keyword.default == Some(value) => Ok(()),
         Rule::Later(lack) => refuse(lack),
         Rule::Only { honoured, .. } if honoured.contains(&value) => Ok(()),
         Rule::Only { later, lack, .. } if later.contains(&value) => refuse(lack),
-        Rule::Only { .. } => Err(SettingsError::Invalid { name, value: value.to_owned() }),
+        Rule::OneOf(_) | Rule::Only { .. } => Err(SettingsError::Invalid { name, value: value.to_owned() }),
     }
 }

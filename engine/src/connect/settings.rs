@@ -1,22 +1,25 @@
 //! Connection settings, resolved the way libpq resolves them and checked once.
 //!
-//! Order of precedence: flags, then the connection string, then `PG…` environment variables, then defaults, as
-//! `GetConnection` of pg_basebackup's `streamutil.c` has it. An empty value counts as not given.
+//! Order of precedence: flags, then the connection string, then its service, then `PG…` environment variables, then
+//! defaults, as `GetConnection` of pg_basebackup's `streamutil.c` has it. An empty value counts as not given.
 //! A setting that asks for something this program cannot do is refused by name, wherever it came from.
-//! Resolving performs no I/O.
+//! Resolving reads no file but the service file, where a service is named.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pgstrata_protocol::wire::{BindingMode, RequiredMethods};
+
 use super::conninfo;
-use super::keyword::{Keyword, Lack};
+use super::hosts::{self, Host, Target};
+use super::keyword::Keyword;
 use super::locale_encoding::encoding_of_locale;
 use super::passfile::Wanted;
 use super::setting_values::{Values, check, gather};
-use super::settings_error::{LONGEST_SOCKET_PATH, SettingsError};
+use super::settings_error::SettingsError;
 use super::surroundings::Surroundings;
+use super::tls_settings::{TlsSettings, strengthen_for_system_roots};
 
 /// What the user gave, before the environment and the defaults.
 #[derive(Clone, Copy, Default, Debug)]
@@ -55,13 +58,26 @@ impl fmt::Debug for Password {
     }
 }
 
-/// What to connect to.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Target {
-    /// A socket in a folder, or in the abstract namespace (a leading `@`).
-    Unix { directory: PathBuf },
-    /// A name or an address; `address` overrides where the name resolves to.
-    Tcp { host: String, address: Option<String> },
+/// `target_session_attrs`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanting {
+    Any,
+    ReadWrite,
+    ReadOnly,
+    Primary,
+    Standby,
+    PreferStandby,
+}
+
+/// Keywords and values for a connection string, some of which are secrets.
+#[derive(Clone)]
+struct Written(Vec<(&'static str, String)>);
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.iter().filter(|(name, _)| *name != "sslpassword");
+        f.debug_map().entries(shown.map(|(name, value)| (name, value))).finish()
+    }
 }
 
 /// TCP keepalive, zero and absent meaning the system's own values.
@@ -76,8 +92,15 @@ pub(super) struct Keepalive {
 /// Checked settings of a connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionSettings {
-    pub(super) target: Target,
-    pub(super) port: u16,
+    /// Never empty; tried in this order unless they are balanced.
+    pub(super) hosts: Vec<Host>,
+    pub(super) balance: bool,
+    pub(super) wanting: Wanting,
+    pub(super) tls: TlsSettings,
+    pub(super) binding: BindingMode,
+    pub(super) required_methods: Option<RequiredMethods>,
+    /// The operating system user that a server behind a Unix socket must run as.
+    pub(super) peer: Option<String>,
     pub(super) user: String,
     pub(super) password: Option<Password>,
     /// Given, or `~/.pgpass`.
@@ -92,7 +115,7 @@ pub struct ConnectionSettings {
     /// The default socket folder, which `.pgpass` calls `localhost`.
     socket_directory: PathBuf,
     /// For `primary_conninfo`: every keyword's value but the password's, passfile's and database's.
-    values: Vec<(&'static str, String)>,
+    values: Written,
 }
 
 impl ConnectionSettings {
@@ -101,23 +124,27 @@ impl ConnectionSettings {
     /// # Errors
     /// [`SettingsError`] where a setting is malformed, unknown to libpq, or not supported here.
     pub fn resolve(given: &GivenSettings<'_>, around: &Surroundings<'_>) -> Result<Self, SettingsError> {
-        let values = gather(given, around)?;
-        let target = target_of(&values, around)?;
+        let mut values = gather(given, around)?;
+        strengthen_for_system_roots(&mut values);
+        let hosts = hosts::resolve(&values, around)?;
+        let only_unix = hosts.iter().all(|host| host.unix_socket().is_some());
         for (keyword, value, origin) in values.iter() {
-            check(keyword, value, origin, &target)?;
+            check(keyword, value, origin, only_unix)?;
         }
-        let port = port_of(&values)?;
-        if let Target::Unix { directory } = &target {
-            let path = socket_path(directory, port);
-            if path.as_os_str().len() > LONGEST_SOCKET_PATH {
-                return Err(SettingsError::SocketPath { path: path.display().to_string() });
-            }
-        }
+        let tls = TlsSettings::resolve(&values, around, only_unix)?;
         let user = values.text("user").or_else(|| around.os_user.clone()).ok_or(SettingsError::NoUser)?;
         let kept = |keyword: &Keyword| {
             !matches!(
                 keyword.name,
-                "password" | "passfile" | "dbname" | "replication" | "fallback_application_name" | "user"
+                "password"
+                    | "passfile"
+                    | "dbname"
+                    | "replication"
+                    | "fallback_application_name"
+                    | "user"
+                    // What a service said stands in its settings; its file may not be where the string is used.
+                    | "service"
+                    | "servicefile"
             )
         };
         let mut written = vec![("user", user.clone())];
@@ -130,8 +157,27 @@ impl ConnectionSettings {
         let parameters = parameters(&values, given, around, &mut written)?;
         let home_passfile = around.home.as_ref().map(|home| home.join(".pgpass"));
         Ok(Self {
-            target,
-            port,
+            hosts,
+            balance: values.get("load_balance_hosts").is_some_and(|(value, _)| value == "random"),
+            wanting: match values.get("target_session_attrs") {
+                Some(("read-write", _)) => Wanting::ReadWrite,
+                Some(("read-only", _)) => Wanting::ReadOnly,
+                Some(("primary", _)) => Wanting::Primary,
+                Some(("standby", _)) => Wanting::Standby,
+                Some(("prefer-standby", _)) => Wanting::PreferStandby,
+                _ => Wanting::Any,
+            },
+            tls,
+            binding: match values.get("channel_binding") {
+                Some(("disable", _)) => BindingMode::Disable,
+                Some(("require", _)) => BindingMode::Require,
+                _ => BindingMode::Prefer,
+            },
+            required_methods: values
+                .get("require_auth")
+                .map(|(methods, _)| RequiredMethods::parse(methods))
+                .transpose()?,
+            peer: values.text("requirepeer"),
             user,
             password: values.text("password").map(Password),
             passfile_given: values.get("passfile").is_some(),
@@ -154,7 +200,7 @@ impl ConnectionSettings {
                 .map(Duration::from_millis),
             parameters,
             socket_directory: around.socket_directory.clone(),
-            values: written,
+            values: Written(written),
         })
     }
 
@@ -178,22 +224,16 @@ impl ConnectionSettings {
         &self.user
     }
 
-    /// The port, which is part of the name of a Unix socket too.
+    /// The first server's port, which is part of the name of a Unix socket too.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.hosts[0].port
     }
 
-    /// The folder of the Unix socket, the host name, or the address in lack of a name.
+    /// Of the first server the folder of the Unix socket, the host name, or the address in lack of a name.
     #[must_use]
     pub fn host(&self) -> String {
-        match &self.target {
-            Target::Unix { directory } => directory.display().to_string(),
-            Target::Tcp { host, address } => match address {
-                Some(address) if host.is_empty() => address.clone(),
-                _ => host.clone(),
-            },
-        }
+        self.hosts[0].name()
     }
 
     /// Whether a password was given: by setting, variable or [`Self::with_password`], not by password file.
@@ -202,13 +242,10 @@ impl ConnectionSettings {
         self.password.is_some()
     }
 
-    /// The path of the Unix socket, for one.
+    /// The path of the first server's Unix socket, if it has one.
     #[must_use]
     pub fn unix_socket(&self) -> Option<PathBuf> {
-        match &self.target {
-            Target::Unix { directory } => Some(socket_path(directory, self.port)),
-            Target::Tcp { .. } => None,
-        }
+        self.hosts[0].unix_socket()
     }
 
     /// The connection string that `-R` writes as `primary_conninfo`, not yet quoted for a configuration file.
@@ -219,7 +256,7 @@ impl ConnectionSettings {
     #[must_use]
     pub fn primary_conninfo(&self) -> String {
         let mut text = String::new();
-        for (at, (name, value)) in self.values.iter().enumerate() {
+        for (at, (name, value)) in self.values.0.iter().enumerate() {
             conninfo::append_pair(&mut text, name, value);
             if at > 0 {
                 continue;
@@ -255,50 +292,18 @@ impl ConnectionSettings {
     }
 
     /// Asks `look` with what a password file is searched for.
-    pub(super) fn with_wanted<T>(&self, database: &str, look: impl FnOnce(Wanted<'_>) -> T) -> T {
-        let host = match &self.target {
+    pub(super) fn with_wanted<T>(
+        &self,
+        host: &Host,
+        database: &str,
+        look: impl FnOnce(Wanted<'_>) -> T,
+    ) -> T {
+        let name = match &host.target {
             Target::Unix { directory } if *directory == self.socket_directory => "localhost".to_owned(),
-            Target::Unix { .. } | Target::Tcp { .. } => self.host(),
+            Target::Unix { .. } | Target::Tcp { .. } => host.name(),
         };
-        look(Wanted { host: &host, port: &self.port.to_string(), database, user: &self.user })
+        look(Wanted { host: &name, port: &host.port.to_string(), database, user: &self.user })
     }
-}
-
-/// `DIR/.s.PGSQL.PORT` (`UNIXSOCK_PATH`, `libpq/pqcomm.h`).
-fn socket_path(directory: &Path, port: u16) -> PathBuf {
-    directory.join(format!(".s.PGSQL.{port}"))
-}
-
-fn target_of(values: &Values, around: &Surroundings<'_>) -> Result<Target, SettingsError> {
-    for name in ["host", "hostaddr", "port"] {
-        if let Some((value, name)) = values.get(name).filter(|(value, _)| value.contains(',')) {
-            let (reason, hint) = (Lack::SeveralHosts.name(), Lack::SeveralHosts.hint());
-            return Err(SettingsError::Unsupported { name, value: value.to_owned(), reason, hint });
-        }
-    }
-    let host = values.text("host");
-    if let Some((address, _)) = values.get("hostaddr") {
-        // A link-local address may carry its interface: fe80::1%eth0.
-        let number = address.split_once('%').map_or(address, |(number, _)| number);
-        if number.parse::<IpAddr>().is_err() {
-            return Err(SettingsError::Address(address.to_owned()));
-        }
-        return Ok(Target::Tcp { host: host.unwrap_or_default(), address: Some(address.to_owned()) });
-    }
-    Ok(match host {
-        None => Target::Unix { directory: around.socket_directory.clone() },
-        // `is_unixsock_path` of pqcomm.h: a path, or a name in the abstract namespace.
-        Some(host) if host.starts_with(['/', '@']) => Target::Unix { directory: PathBuf::from(host) },
-        Some(host) => Target::Tcp { host, address: None },
-    })
-}
-
-fn port_of(values: &Values) -> Result<u16, SettingsError> {
-    let number = values.integer("port")?.unwrap_or_default();
-    u16::try_from(number)
-        .ok()
-        .filter(|port| *port > 0)
-        .ok_or_else(|| SettingsError::Port(values.text("port").unwrap_or_default()))
 }
 
 /// The startup message's further parameters (`build_startup_packet`, `fe-protocol3.c`).

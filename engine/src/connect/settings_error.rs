@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use pgstrata_protocol::wire::RequireAuthError;
+
 use super::conninfo::ConninfoError;
+use super::service_file::ServiceError;
 
 /// Longest path of a Unix socket: `sun_path` of `sys/un.h` less its terminator.
 pub(super) const LONGEST_SOCKET_PATH: usize = 107;
@@ -58,6 +61,46 @@ pub enum SettingsError {
         /// Its value.
         value: String,
     },
+    /// The service that was named gives no settings.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// A list of methods that libpq does not take either.
+    #[error(transparent)]
+    RequireAuth(#[from] RequireAuthError),
+    /// A list of names that is not as long as that of addresses.
+    #[error("could not match {names} host names to {addresses} hostaddr values")]
+    HostCount {
+        /// Items of `host`.
+        names: usize,
+        /// Items of `hostaddr`.
+        addresses: usize,
+    },
+    /// A list of ports that is neither one nor as long as that of hosts.
+    #[error("could not match {ports} port numbers to {hosts} hosts")]
+    PortCount {
+        /// Items of `port`.
+        ports: usize,
+        /// Servers.
+        hosts: usize,
+    },
+    /// TLS from the first byte has nothing to fall back to.
+    #[error(
+        "weak sslmode \"{mode}\" may not be used with sslnegotiation=direct (use \"require\", \"verify-ca\", or \
+         \"verify-full\")"
+    )]
+    WeakForDirect {
+        /// The mode.
+        mode: String,
+    },
+    /// The system's authorities sign for anyone: without the name their word says nothing.
+    #[error("weak sslmode \"{mode}\" may not be used with sslrootcert=system (use \"verify-full\")")]
+    WeakForSystem {
+        /// The mode.
+        mode: String,
+    },
+    /// A lower bound above the upper one.
+    #[error("invalid SSL protocol version range")]
+    ProtocolRange,
     /// A port outside of 1 to 65535.
     #[error("invalid port number: \"{0}\"")]
     Port(String),

@@ -18,7 +18,9 @@ use rustix::net::Shutdown;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpSocket;
 
-use super::settings::{ConnectionSettings, Target};
+use super::hosts::{Host, Target};
+use super::settings::ConnectionSettings;
+use super::surroundings;
 
 /// One address to try.
 #[derive(Clone, Debug)]
@@ -34,15 +36,15 @@ enum Address {
     Tcp(SocketAddr),
 }
 
-/// Where the settings' host is.
+/// Where a host is.
 ///
 /// # Errors
 /// The resolver's; never an empty list.
-pub(super) async fn places(settings: &ConnectionSettings) -> io::Result<Vec<Place>> {
-    let port = settings.port;
-    match &settings.target {
+pub(super) async fn places(host: &Host) -> io::Result<Vec<Place>> {
+    let port = host.port;
+    match &host.target {
         Target::Unix { directory } => {
-            let path = settings.unix_socket().unwrap_or_default();
+            let path = host.unix_socket().unwrap_or_default();
             let address = match directory.as_os_str().as_bytes() {
                 [b'@', ..] => abstract_address(&path)?,
                 _ => SockAddr::unix(&path)?,
@@ -74,6 +76,24 @@ pub(super) async fn places(settings: &ConnectionSettings) -> io::Result<Vec<Plac
             Ok(addresses.into_iter().map(place).collect())
         }
     }
+}
+
+impl Place {
+    /// Whether no network lies between.
+    pub(super) fn is_unix(&self) -> bool {
+        matches!(self.address, Address::Unix(_))
+    }
+}
+
+/// The operating system user that the process at the other end of a Unix socket runs as.
+///
+/// # Errors
+/// The operating system's, and where that user has no name.
+pub(super) fn peer_user(socket: &Socket) -> io::Result<String> {
+    let user = rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw();
+    surroundings::account(user).map(|(name, _)| name).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, format!("could not look up local user ID {user}"))
+    })
 }
 
 /// `@name` as socket2 takes it: a leading zero byte stands for the abstract namespace.

@@ -31,7 +31,7 @@ impl Surroundings<'static> {
     /// for in both: anyone may put a socket into `/tmp` while the server is down, and collect passwords.
     #[must_use]
     pub fn of_process() -> Self {
-        let account = account();
+        let account = account(rustix::process::geteuid().as_raw());
         let home = env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
         let (os_user, account_home) = account.unzip();
         let socket_directory = match Path::new(PACKAGED_SOCKETS) {
@@ -57,9 +57,8 @@ impl fmt::Debug for Surroundings<'_> {
     }
 }
 
-/// Name and home folder of the effective user, as the system's account databases have them.
-fn account() -> Option<(String, PathBuf)> {
-    let user = rustix::process::geteuid().as_raw();
+/// Name and home folder of a user, as the system's account databases have them.
+pub(super) fn account(user: u32) -> Option<(String, PathBuf)> {
     // 64 KiB holds any sane entry; a larger one counts as none.
     let mut strings = vec![0 as libc::c_char; 64 << 10];
     let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();

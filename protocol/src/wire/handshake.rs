@@ -8,8 +8,11 @@ use std::fmt;
 
 use bytes::BytesMut;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 
+use super::auth_rules::{AuthRules, BindingMode, Channel, ForbiddenRequest};
 use super::frontend::{self, EncodeError};
 use super::message::{AuthenticationRequest, BackendMessage};
 use super::server_error::ServerError;
@@ -26,6 +29,9 @@ const MAX_SCRAM_ITERATIONS: u64 = 100_000;
 #[derive(Debug)]
 pub struct Handshake {
     state: State,
+    rules: AuthRules,
+    /// Whether the exchange that was chosen is bound to the TLS channel.
+    bound: bool,
 }
 
 /// What is to be done after a message.
@@ -72,6 +78,9 @@ pub enum HandshakeError {
         /// What the server offers.
         offered: Vec<String>,
     },
+    /// A request that the client's own rules forbid to answer.
+    #[error(transparent)]
+    Forbidden(#[from] ForbiddenRequest),
     /// A SCRAM challenge that cannot be answered.
     #[error("SCRAM authentication failed: the server's challenge is malformed: {problem}")]
     BadChallenge {
@@ -165,9 +174,18 @@ impl Handshake {
         parameters: &StartupParameters,
         credentials: Credentials,
     ) -> Result<(Self, BytesMut), EncodeError> {
+        Self::with_rules(parameters, credentials, AuthRules::default())
+    }
+
+    /// As [`Self::new`], for a client that does not take any authentication.
+    pub fn with_rules(
+        parameters: &StartupParameters,
+        credentials: Credentials,
+        rules: AuthRules,
+    ) -> Result<(Self, BytesMut), EncodeError> {
         let packet = parameters.encode()?;
         let user = parameters.user.clone();
-        Ok((Self { state: State::AwaitRequest { user, credentials } }, packet))
+        Ok((Self { state: State::AwaitRequest { user, credentials }, rules, bound: false }, packet))
     }
 
     /// Takes the next message from the server.
@@ -184,9 +202,14 @@ impl Handshake {
             }
             message => message,
         };
+        if let BackendMessage::Authentication(request) = &message {
+            self.rules.check(request, matches!(state, State::AwaitOk), self.bound)?;
+        }
         let (state, step) = match (state, message) {
             (State::AwaitRequest { user, credentials }, BackendMessage::Authentication(request)) => {
-                answer(&user, &credentials, request)?
+                self.bound = matches!(&request, AuthenticationRequest::Sasl { mechanisms }
+                    if self.rules.mechanism(mechanisms)? == Some(SCRAM_SHA_256_PLUS));
+                answer(&user, &credentials, &self.rules, request)?
             }
             (
                 State::AwaitSaslContinue { scram },
@@ -240,10 +263,45 @@ impl State {
     }
 }
 
+impl AuthRules {
+    /// The mechanism to use, as `pg_SASL_init` of `fe-auth.c` chooses it.
+    fn mechanism(&self, offered: &[String]) -> Result<Option<&'static str>, ForbiddenRequest> {
+        let offers = |mechanism| offered.iter().any(|name| name == mechanism);
+        let required = self.binding == BindingMode::Require;
+        match self.channel {
+            Channel::Plain if required => return Err(ForbiddenRequest::NoTls),
+            Channel::Plain if offers(SCRAM_SHA_256_PLUS) => return Err(ForbiddenRequest::Stripped),
+            Channel::Tls(_) if offers(SCRAM_SHA_256_PLUS) && self.binding != BindingMode::Disable => {
+                return Ok(Some(SCRAM_SHA_256_PLUS));
+            }
+            Channel::Plain | Channel::Tls(_) => {}
+        }
+        match offers(SCRAM_SHA_256) {
+            true if required => Err(ForbiddenRequest::NotOffered),
+            true => Ok(Some(SCRAM_SHA_256)),
+            false => Ok(None),
+        }
+    }
+
+    /// What is said of the channel with that mechanism. A client that could bind says so: the server knows then
+    /// whether somebody between took its offer away.
+    fn channel_binding(&self, mechanism: &str) -> Result<ChannelBinding, ForbiddenRequest> {
+        Ok(match &self.channel {
+            Channel::Tls(end_point) if mechanism == SCRAM_SHA_256_PLUS => {
+                let end_point = end_point.clone().ok_or(ForbiddenRequest::NoEndPoint)?;
+                ChannelBinding::tls_server_end_point(end_point)
+            }
+            Channel::Tls(_) if self.binding != BindingMode::Disable => ChannelBinding::unrequested(),
+            Channel::Plain | Channel::Tls(_) => ChannelBinding::unsupported(),
+        })
+    }
+}
+
 /// Answers the server's first request.
 fn answer(
     user: &str,
     credentials: &Credentials,
+    rules: &AuthRules,
     request: AuthenticationRequest,
 ) -> Result<(State, HandshakeStep), HandshakeError> {
     let mut out = BytesMut::new();
@@ -263,12 +321,12 @@ fn answer(
             State::AwaitOk
         }
         AuthenticationRequest::Sasl { mechanisms } => {
-            if !mechanisms.iter().any(|name| name == SCRAM_SHA_256) {
+            let Some(mechanism) = rules.mechanism(&mechanisms)? else {
                 return Err(HandshakeError::UnsupportedMechanisms { offered: mechanisms });
-            }
-            // Channel binding needs TLS, which this connection has not: say that the client cannot.
-            let scram = ScramSha256::new(needs("scram-sha-256")?, ChannelBinding::unsupported());
-            frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut out)?;
+            };
+            let password = needs("scram-sha-256")?;
+            let scram = ScramSha256::new(password, rules.channel_binding(mechanism)?);
+            frontend::sasl_initial_response(mechanism, scram.message(), &mut out)?;
             State::AwaitSaslContinue { scram: Box::new(scram) }
         }
         AuthenticationRequest::Unsupported { code, name } => {

@@ -4,6 +4,7 @@
 //! messages to a buffer, [`Handshake`] says what to send next. Every length that a server states is bounded
 //! before anything is allocated for it.
 
+mod auth_rules;
 mod body;
 mod frame;
 pub mod frontend;
@@ -13,6 +14,7 @@ mod server_error;
 mod session;
 mod startup;
 
+pub use auth_rules::{AuthRules, BindingMode, Channel, ForbiddenRequest, RequireAuthError, RequiredMethods};
 pub use frame::{DEFAULT_MESSAGE_LIMIT, Frame, FrameDecoder, SHORT_MESSAGE_LIMIT, WireError};
 pub use frontend::EncodeError;
 pub use handshake::{Handshake, HandshakeError, HandshakeStep};

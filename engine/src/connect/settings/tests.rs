@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::connect::tls_settings::{Roots, SslMode};
 
 /// Resolves in surroundings with these variables, the OS user `me`, the home `/home/me` and sockets in `/run/pg`.
 fn resolve(
@@ -113,9 +114,89 @@ fn targets() {
         ),
         ("postgresql://[::1]", Target::Tcp { host: "::1".into(), address: None }),
     ] {
-        assert_eq!(conninfo(text).unwrap().target, target, "{text}");
+        assert_eq!(conninfo(text).unwrap().hosts[0].target, target, "{text}");
     }
     assert_eq!(conninfo("hostaddr=::1").unwrap().host(), "::1");
+}
+
+#[test]
+fn several_hosts() {
+    let hosts = |text: &str| {
+        let settings = conninfo(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        settings
+            .hosts
+            .iter()
+            .map(|host| format!("{}:{}", host.name(), host.port))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    for (text, expected) in [
+        ("host=a,b", "a:5432 b:5432"),
+        ("host=a,b port=1", "a:1 b:1"),
+        ("host=a,b,c port=1,,3", "a:1 b:5432 c:3"),
+        ("host=a,,/tmp", "a:5432 /run/pg:5432 /tmp:5432"),
+        ("hostaddr=192.0.2.1,192.0.2.2 port=1,2", "192.0.2.1:1 192.0.2.2:2"),
+        ("host=a,b hostaddr=192.0.2.1,", "a:5432 b:5432"),
+        ("postgresql://a:1,b:2/", "a:1 b:2"),
+        ("postgresql://a,b:2/", "a:5432 b:2"),
+        ("postgresql://[::1]:1,b/?target_session_attrs=standby", "::1:1 b:5432"),
+    ] {
+        assert_eq!(hosts(text), expected, "{text}");
+    }
+    let written = conninfo("host=a,b port=1,2 target_session_attrs=primary").unwrap().primary_conninfo();
+    assert!(written.contains(" host='a,b' port='1,2' ") && written.ends_with("=primary"), "{written}");
+}
+
+#[test]
+fn tls() {
+    let settings = conninfo("host=h sslrootcert=system").unwrap();
+    assert_eq!((settings.tls.mode, &settings.tls.roots), (SslMode::VerifyFull, &Roots::System));
+    let settings = conninfo("host=h sslmode=require").unwrap();
+    assert_eq!(settings.tls.roots, Roots::File("/home/me/.postgresql/root.crt".into()));
+    assert_eq!(settings.tls.key, Some("/home/me/.postgresql/postgresql.key".into()));
+    assert_eq!(settings.tls.crl_file, Some("/home/me/.postgresql/root.crl".into()));
+    assert_eq!(conninfo("host=h sslcrldir=/crls").unwrap().tls.crl_file, None);
+    for (text, versions) in [
+        ("", (true, true)),
+        ("ssl_min_protocol_version=TLSv1.3", (false, true)),
+        ("ssl_max_protocol_version=TLSv1.2", (true, false)),
+        ("ssl_min_protocol_version=TLSv1.1 ssl_max_protocol_version=tlsv1.3", (true, true)),
+    ] {
+        assert_eq!(conninfo(text).unwrap().tls.versions, versions, "{text}");
+    }
+    // A standby made from it connects in the same way; logs do not show how.
+    let settings = conninfo("host=h sslmode=verify-ca sslcert=/c sslkey=/k sslpassword=geheim").unwrap();
+    let written = settings.primary_conninfo();
+    assert!(
+        written.contains(" sslmode='verify-ca' ") && written.contains(" sslpassword=geheim "),
+        "{written}"
+    );
+    assert!(!format!("{settings:?}").contains("geheim"));
+}
+
+#[test]
+fn services() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("services");
+    std::fs::write(&file, "[mine]\nhost=from-service\nport=7\nuser=served\n").unwrap();
+    let file = file.to_str().unwrap();
+    let given = |text| GivenSettings { conninfo: Some(text), ..GivenSettings::default() };
+    let variables = [("PGSERVICEFILE", file), ("PGHOST", "from-env"), ("PGPORT", "1"), ("PGAPPNAME", "env")];
+    for (text, variables, expected) in [
+        ("service=mine", &variables[..], "from-service:7 served"),
+        ("service=mine host=h", &variables, "h:7 served"),
+        ("host=h port=8", &[("PGSERVICE", "mine"), ("PGSERVICEFILE", file)], "h:8 served"),
+        ("", &variables, "from-env:1 me"),
+    ] {
+        let settings = resolve(&given(text), variables).unwrap();
+        assert_eq!(
+            format!("{}:{} {}", settings.host(), settings.port(), settings.user()),
+            expected,
+            "{text}"
+        );
+        assert!(!settings.primary_conninfo().contains("service="), "{}", settings.primary_conninfo());
+    }
+    assert!(matches!(resolve(&given("service=other"), &variables), Err(SettingsError::Service(_))));
 }
 
 #[test]
@@ -187,7 +268,13 @@ fn values_that_mean_what_is_done_are_taken() {
         "load_balance_hosts=disable sslcertmode=allow sslnegotiation=postgres gssdelegation=0",
         "max_protocol_version=latest min_protocol_version=3.0",
         // TLS settings mean nothing on a Unix socket, to libpq neither.
-        "host=/tmp sslmode=verify-full sslrootcert=/x",
+        "host=/tmp sslmode=verify-full sslrootcert=/x sslcompression=1 ssl_min_protocol_version=TLSv1 \
+         ssl_max_protocol_version=TLSv1.1",
+        "host=h ssl_min_protocol_version=tlsv1 ssl_max_protocol_version=TLSv1.3",
+        "host=h sslmode=require sslnegotiation=direct",
+        "host=h sslmode=verify-full sslrootcert=system",
+        "host=a,b,/tmp port=1,,3 target_session_attrs=prefer-standby load_balance_hosts=random",
+        "requirepeer=postgres require_auth=!password,!none sslcertmode=require",
         "sslcert='' sslmode='' host=h",
     ] {
         conninfo(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -197,29 +284,36 @@ fn values_that_mean_what_is_done_are_taken() {
 #[test]
 fn refusals() {
     for (text, message) in [
-        ("host=h sslmode=require", "sslmode=require: TLS is not supported yet"),
-        ("host=h sslmode=verify-ca", "sslmode=verify-ca: TLS"),
-        ("postgresql://h/?sslmode=verify-full", "sslmode=verify-full: TLS"),
-        ("postgresql://h/?ssl=true", "sslmode=require: TLS"),
-        ("host=h requiressl=1", "sslmode=require: TLS"),
-        ("host=h sslcert=/x", "sslcert=/x: TLS"),
-        ("host=h sslkey=/x", "sslkey=/x: TLS"),
-        ("host=h sslpassword=geheim", "sslpassword=(hidden): TLS"),
-        ("host=h sslrootcert=system", "sslrootcert=system: TLS"),
-        ("host=h sslnegotiation=direct", "sslnegotiation=direct: TLS"),
-        ("host=h ssl_min_protocol_version=TLSv1.3", "ssl_min_protocol_version=TLSv1.3: TLS"),
-        ("channel_binding=require", "channel_binding=require: TLS"),
+        ("host=h sslcompression=1", "sslcompression=1: compression within TLS"),
+        ("host=h sslkeylogfile=/x", "sslkeylogfile=/x: logging TLS keys"),
+        (
+            "host=h ssl_min_protocol_version=TLSv1 ssl_max_protocol_version=TLSv1.1",
+            "ssl_max_protocol_version=TLSv1.1: TLS is spoken from",
+        ),
+        ("ssl_max_protocol_version=TLSv9", "invalid ssl_max_protocol_version value: \"TLSv9\""),
+        (
+            "host=h ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2",
+            "invalid SSL protocol version",
+        ),
+        (
+            "host=h sslnegotiation=direct",
+            "weak sslmode \"prefer\" may not be used with sslnegotiation=direct",
+        ),
+        (
+            "host=h sslrootcert=system sslmode=require",
+            "weak sslmode \"require\" may not be used with sslrootcert",
+        ),
         ("gssencmode=require", "gssencmode=require: GSSAPI is not supported"),
         ("krbsrvname=pg", "krbsrvname=pg: GSSAPI"),
-        ("host=a,b", "host=a,b: choosing among several servers"),
-        ("hostaddr=192.0.2.1,192.0.2.2", "hostaddr=192.0.2.1,192.0.2.2: choosing"),
-        ("postgresql://a:1,b:2/", "host=a,b: choosing"),
-        ("port=1,2", "port=1,2: choosing"),
-        ("target_session_attrs=primary", "target_session_attrs=primary: choosing"),
-        ("load_balance_hosts=random", "load_balance_hosts=random: choosing"),
-        ("service=x", "service=x: connection service files are not supported yet"),
-        ("require_auth=none", "require_auth=none: restricting the authentication method"),
-        ("requirepeer=postgres", "requirepeer=postgres: checking the server's operating system user"),
+        ("host=a,b hostaddr=192.0.2.1", "could not match 2 host names to 1 hostaddr values"),
+        ("host=a,b port=1,2,3", "could not match 3 port numbers to 2 hosts"),
+        ("port=1,2", "could not match 2 port numbers to 1 hosts"),
+        ("host=a,b port=1,x", "invalid integer value \"x\" for connection option \"port\""),
+        ("host=a,b port=1,0", "invalid port number: \"0\""),
+        ("hostaddr=192.0.2.1,host", "could not parse network address \"host\""),
+        ("require_auth=ident", "invalid require_auth value: \"ident\""),
+        ("load_balance_hosts=yes", "invalid load_balance_hosts value: \"yes\""),
+        ("servicefile=/nowhere/at/all service=x", "service file \"/nowhere/at/all\" not found"),
         ("replication=database", "replication=database: only physical replication"),
         ("min_protocol_version=3.2", "min_protocol_version=3.2: only protocol version 3.0"),
         ("scram_client_key=abc", "scram_client_key=(hidden): SCRAM keys"),
@@ -258,19 +352,23 @@ fn refusals() {
 fn refusals_from_the_environment_name_the_variable() {
     let given = GivenSettings { host: Some("h"), ..GivenSettings::default() };
     for (variable, value, message) in [
-        ("PGSSLMODE", "require", "sslmode (from the environment variable PGSSLMODE)=require: TLS"),
-        ("PGREQUIRESSL", "1", "sslmode (from the environment variable PGREQUIRESSL)=require: TLS"),
-        ("PGSERVICE", "x", "service (from the environment variable PGSERVICE)=x: connection service"),
-        ("PGTARGETSESSIONATTRS", "standby", "target_session_attrs (from the environment variable"),
+        ("PGSSLMODE", "on", "invalid sslmode (from the environment variable PGSSLMODE) value: \"on\""),
+        (
+            "PGSSLCOMPRESSION",
+            "1",
+            "sslcompression (from the environment variable PGSSLCOMPRESSION)=1: compression",
+        ),
+        ("PGTARGETSESSIONATTRS", "x", "invalid target_session_attrs (from the environment variable"),
         ("PGPORT", "x", "invalid integer value \"x\" for connection option \"port (from"),
-        ("PGREQUIREAUTH", "none", "require_auth (from"),
+        ("PGREQUIREAUTH", "some", "invalid require_auth value"),
     ] {
         let error = resolve(&given, &[(variable, value)]).unwrap_err().to_string();
         assert!(error.starts_with(message), "{variable}: {error}");
     }
     // A string that says otherwise overrides the variable.
     let given = GivenSettings { conninfo: Some("host=h sslmode=disable"), ..GivenSettings::default() };
-    resolve(&given, &[("PGSSLMODE", "require")]).unwrap();
+    let settings = resolve(&given, &[("PGSSLMODE", "require")]).unwrap();
+    assert_eq!(settings.tls.mode, SslMode::Disable);
 }
 
 #[test]
@@ -341,7 +439,7 @@ fn password_file_keys() {
         ("hostaddr=::1", "::1"),
     ] {
         let settings = conninfo(text).unwrap();
-        settings.with_wanted("replication", |wanted| {
+        settings.with_wanted(&settings.hosts[0], "replication", |wanted| {
             assert_eq!(wanted.host, host, "{text}");
             assert_eq!((wanted.port, wanted.database, wanted.user), ("5432", "replication", "me"));
         });

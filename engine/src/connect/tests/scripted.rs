@@ -1,6 +1,6 @@
 //! What a real server does too rarely to test with: dribbles, stalls, cuts, nonsense.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net::TcpListener;
 use std::sync::mpsc;
 use std::thread;
@@ -11,6 +11,7 @@ use pgstrata_protocol::wire::frontend;
 
 use super::scripted_server::{Client, ScriptedServer, copy_out, frame, pattern, ready, row};
 use super::{notices, runtimes, settings};
+use crate::connect::settings::Wanting;
 use crate::connect::{
     AttemptError, BulkReceive, BulkStream, ConnectError, CopyDirection, CopyEvent, Purpose, Reply, Session,
     SessionError,
@@ -347,9 +348,9 @@ fn a_silent_server_is_given_up_after_the_connect_timeout() {
     }
 }
 
-/// A host name with three addresses: one refuses, one starts up, one serves.
+/// Which failures lead to the next address, which to the next server, and which are final.
 #[test]
-fn the_next_address_is_tried() {
+fn the_next_address_or_server_is_tried() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     for runtime in runtimes() {
         let starting = ScriptedServer::start(|mut client| {
@@ -361,22 +362,140 @@ fn the_next_address_is_tried() {
         let refusing = ScriptedServer::start(|mut client| {
             client.send(&[frame(b'E', b"SFATAL\0VFATAL\0C28000\0Mno\0\0")]);
         });
+        let ready_again = ScriptedServer::start(|mut client| {
+            client.let_in();
+        });
+        let hosts = |ports: &[u16]| {
+            let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+            let hosts = vec!["127.0.0.1"; ports.len()].join(",");
+            settings(&format!("hostaddr={hosts} port={} user=u sslmode=disable", ports.join(",")))
+        };
         runtime.block_on(async {
-            let place = async |port| {
-                let settings = settings(&format!("hostaddr=127.0.0.1 port={port} user=u"));
-                socket::places(&settings).await.unwrap().remove(0)
-            };
-            let settings = settings("host=unused user=u");
-            let places = vec![place(free).await, place(starting.port).await, place(ready.port).await];
-            assert!(login::open_any(places, &settings, Purpose::Sql, &notices().0).await.is_ok());
+            let wanted = hosts(&[free, starting.port, ready.port, free]);
+            Session::connect(&wanted, Purpose::Sql, notices().0).await.unwrap();
 
             // A refusal is final.
-            let places = vec![place(free).await, place(refusing.port).await, place(free).await];
-            let error = login::open_any(places, &settings, Purpose::Sql, &notices().0).await.err().unwrap();
+            let wanted = hosts(&[free, refusing.port, free]);
+            let error = Session::connect(&wanted, Purpose::Sql, notices().0).await.unwrap_err();
             let ConnectError::Failed { attempts } = error else { panic!("{error}") };
             assert_eq!(attempts.len(), 2);
+
+            // A host name with two addresses.
+            let wanted = hosts(&[free, ready_again.port]);
+            let mut places = Vec::new();
+            for host in &wanted.hosts {
+                places.extend(socket::places(host).await.unwrap());
+            }
+            let mut failed = Vec::new();
+            let sink = notices().0;
+            let opened = login::open_host(
+                &wanted.hosts[0],
+                places,
+                &wanted,
+                Purpose::Sql,
+                Wanting::Any,
+                &sink,
+                &mut failed,
+            );
+            opened.await.unwrap();
+            assert_eq!(failed.len(), 1);
         });
-        for server in [starting, ready, refusing] {
+        for server in [starting, ready, refusing, ready_again] {
+            server.join();
+        }
+    }
+}
+
+/// What a server may say to a request for TLS, and what is made of it.
+#[test]
+fn answers_to_a_request_for_tls() {
+    const REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+    fn asked(client: &mut Client) {
+        let mut request = [0; 8];
+        client.0.read_exact(&mut request).unwrap();
+        assert_eq!(request, REQUEST);
+    }
+    type Script = fn(Client);
+    let scripts: [(&str, Script, &str); 7] = [
+        (
+            "prefer",
+            |mut client| {
+                asked(&mut client);
+                client.send(&[b"N".to_vec()]);
+                client.let_in();
+            },
+            "",
+        ),
+        (
+            "require",
+            |mut client| {
+                asked(&mut client);
+                client.send(&[b"N".to_vec()]);
+                client.wait_for_end();
+            },
+            "server does not support SSL, but SSL was required",
+        ),
+        (
+            "prefer",
+            |mut client| {
+                asked(&mut client);
+                client.send(&[frame(b'E', b"SFATAL\0\0")]);
+                client.wait_for_end();
+            },
+            "server sent an error response during SSL exchange",
+        ),
+        (
+            "prefer",
+            |mut client| {
+                asked(&mut client);
+                client.send(&[b"Sinjected".to_vec()]);
+                client.wait_for_end();
+            },
+            "received unencrypted data after SSL response",
+        ),
+        (
+            "prefer",
+            |mut client| {
+                asked(&mut client);
+                client.send(&[b"HTTP".to_vec()]);
+                client.wait_for_end();
+            },
+            "received invalid response to SSL negotiation: H",
+        ),
+        ("prefer", |mut client| asked(&mut client), "the server did not answer the request for SSL"),
+        (
+            "require",
+            |mut client| {
+                asked(&mut client);
+                client.send(&[b"S".to_vec()]);
+                // A handshake record: kind, version, length.
+                let mut header = [0; 5];
+                client.0.read_exact(&mut header).unwrap();
+                assert_eq!(header[0], 22);
+                let mut hello = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
+                client.0.read_exact(&mut hello).unwrap();
+                client.send(&[b"this is no TLS".to_vec()]);
+                client.wait_for_end();
+            },
+            "SSL error: ",
+        ),
+    ];
+    for (mode, script, expected) in scripts {
+        for runtime in runtimes() {
+            let server = ScriptedServer::start(script);
+            let wanted = settings(&format!("{} sslmode={mode}", server.conninfo()));
+            let connected = runtime.block_on(Session::connect(&wanted, Purpose::Sql, notices().0));
+            match connected {
+                Ok(session) => {
+                    assert_eq!(expected, "", "{mode}");
+                    drop(session);
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    let (_, reason) = error.split_once(" failed: ").unwrap();
+                    assert!(!expected.is_empty() && reason.starts_with(expected), "{mode}: {error}");
+                }
+            }
             server.join();
         }
     }

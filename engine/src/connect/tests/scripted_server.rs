@@ -27,7 +27,7 @@ impl ScriptedServer {
     }
 
     pub(super) fn conninfo(&self) -> String {
-        format!("hostaddr=127.0.0.1 port={} user=u", self.port)
+        format!("hostaddr=127.0.0.1 port={} user=u sslmode=disable", self.port)
     }
 
     /// Waits for the script's end and passes its panic on.

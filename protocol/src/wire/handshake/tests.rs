@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::ServerVersion;
-use crate::wire::TransactionStatus;
+use crate::wire::{RequiredMethods, TransactionStatus};
 
 fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
@@ -81,9 +81,7 @@ fn sent(step: Result<HandshakeStep, HandshakeError>) -> Vec<u8> {
 }
 
 fn scram_offer() -> BackendMessage {
-    request(AuthenticationRequest::Sasl {
-        mechanisms: vec!["SCRAM-SHA-256-PLUS".into(), "SCRAM-SHA-256".into()],
-    })
+    request(AuthenticationRequest::Sasl { mechanisms: vec!["SCRAM-SHA-256".into()] })
 }
 
 /// The client's first message without its header `n,,`.
@@ -303,8 +301,8 @@ fn broken_challenges_are_refused() {
 
 #[test]
 fn what_is_not_spoken_is_refused_by_name() {
-    let plus_only = AuthenticationRequest::Sasl { mechanisms: vec!["SCRAM-SHA-256-PLUS".into()] };
-    let step = with_password().on_message(request(plus_only));
+    let unknown = AuthenticationRequest::Sasl { mechanisms: vec!["OTHER".into()] };
+    let step = with_password().on_message(request(unknown));
     assert!(matches!(step, Err(HandshakeError::UnsupportedMechanisms { .. })));
     let gss = AuthenticationRequest::Unsupported { code: 7, name: "GSSAPI" };
     let error = with_password().on_message(request(gss)).unwrap_err();
@@ -352,4 +350,89 @@ fn settings_are_bounded() {
 #[test]
 fn passwords_are_never_shown() {
     assert!(!format!("{:?} {:?}", Credentials::password("pencil"), with_password()).contains("pencil"));
+}
+
+fn offer(mechanisms: &[&str]) -> BackendMessage {
+    let mechanisms = mechanisms.iter().map(|&name| name.into()).collect();
+    request(AuthenticationRequest::Sasl { mechanisms })
+}
+
+fn with_rules(channel: Channel, binding: BindingMode, methods: Option<&str>) -> Handshake {
+    let methods = methods.map(|methods| RequiredMethods::parse(methods).unwrap());
+    let rules = AuthRules { channel, binding, methods };
+    let parameters = StartupParameters::replication("me");
+    Handshake::with_rules(&parameters, Credentials::password("pencil"), rules).unwrap().0
+}
+
+#[test]
+fn mechanisms_and_channel_binding() {
+    const PLUS: &str = "SCRAM-SHA-256-PLUS";
+    const PLAIN: &str = "SCRAM-SHA-256";
+    let tls = || Channel::Tls(Some(b"end point".to_vec()));
+    for (channel, binding, offered, expected) in [
+        (tls(), BindingMode::Prefer, &[PLUS, PLAIN][..], Ok((PLUS, "p=tls-server-end-point,,"))),
+        (tls(), BindingMode::Require, &[PLAIN, PLUS], Ok((PLUS, "p=tls-server-end-point,,"))),
+        (tls(), BindingMode::Disable, &[PLUS, PLAIN], Ok((PLAIN, "n,,"))),
+        // A client that could bind tells a server that could too that its offer was lost on the way.
+        (tls(), BindingMode::Prefer, &[PLAIN], Ok((PLAIN, "y,,"))),
+        (Channel::Plain, BindingMode::Prefer, &[PLAIN], Ok((PLAIN, "n,,"))),
+        (tls(), BindingMode::Require, &[PLAIN], Err("channel binding is required, but server did not offer")),
+        (Channel::Plain, BindingMode::Require, &[PLAIN], Err("channel binding required, but SSL not in use")),
+        (Channel::Plain, BindingMode::Prefer, &[PLUS, PLAIN], Err("server offered SCRAM-SHA-256-PLUS auth")),
+        (
+            Channel::Tls(None),
+            BindingMode::Prefer,
+            &[PLUS, PLAIN],
+            Err("could not determine server certificate"),
+        ),
+        (tls(), BindingMode::Prefer, &["OTHER"], Err("the server offers the SASL mechanisms")),
+    ] {
+        let name = format!("{channel:?} {binding:?} {offered:?}");
+        let mut handshake = with_rules(channel, binding, None);
+        match (handshake.on_message(offer(offered)), expected) {
+            (Ok(HandshakeStep::Send(bytes)), Ok((mechanism, header))) => {
+                let rest = bytes[5..].strip_prefix(mechanism.as_bytes()).expect(&name);
+                assert!(rest.starts_with(b"\0") && rest[5..].starts_with(header.as_bytes()), "{name}");
+            }
+            (Err(error), Err(expected)) => {
+                assert!(error.to_string().starts_with(expected), "{name}: {error}");
+            }
+            (other, _) => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn only_the_methods_that_are_asked_for() {
+    let md5 = || request(AuthenticationRequest::Md5Password { salt: [0; 4] });
+    let clear = || request(AuthenticationRequest::CleartextPassword);
+    let tls = || Channel::Tls(Some(b"end point".to_vec()));
+    for (methods, binding, requests, expected) in [
+        (Some("scram-sha-256"), BindingMode::Prefer, vec![scram_offer()], None),
+        (Some("scram-sha-256"), BindingMode::Prefer, vec![md5()], Some("server requested a hashed password")),
+        (Some("md5"), BindingMode::Prefer, vec![md5(), ok()], None),
+        (Some("md5,none"), BindingMode::Prefer, vec![ok()], None),
+        (Some("md5"), BindingMode::Prefer, vec![ok()], Some("server did not complete authentication")),
+        (Some("!password"), BindingMode::Prefer, vec![ok()], None),
+        (
+            Some("!password"),
+            BindingMode::Prefer,
+            vec![clear()],
+            Some("server requested a cleartext password"),
+        ),
+        (Some("password"), BindingMode::Prefer, vec![scram_offer()], Some("server requested SCRAM-SHA-256")),
+        (Some("!none"), BindingMode::Prefer, vec![ok()], Some("server did not complete authentication")),
+        (None, BindingMode::Require, vec![clear()], Some("channel binding required but not supported")),
+        (None, BindingMode::Require, vec![ok()], Some("server authenticated client without channel binding")),
+    ] {
+        let mut handshake = with_rules(tls(), binding, methods);
+        let result = requests.into_iter().try_for_each(|message| handshake.on_message(message).map(drop));
+        match (result, expected) {
+            (Ok(()), None) => {}
+            (Err(error), Some(expected)) => {
+                assert!(error.to_string().contains(expected), "{methods:?}: {error}");
+            }
+            (result, _) => panic!("{methods:?}: {result:?}"),
+        }
+    }
 }
