@@ -141,8 +141,9 @@ impl WalChecker {
             return Ok(());
         }
         let at = self.record.as_ref().map_or(self.verified, |record| record.start);
-        let length =
-            self.format.and_then(|format| self.record.as_ref().and_then(|record| record.length(format.order)));
+        let length = self
+            .format
+            .and_then(|format| self.record.as_ref().and_then(|record| record.length(format.order)));
         Err(WalError::Record {
             at,
             what: "no end",

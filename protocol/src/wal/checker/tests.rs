@@ -295,7 +295,9 @@ fn an_end_is_where_a_record_ends() {
         "WAL record at 0/5000A8: found no end in the bytes up to 0/5000E8 for its length 10024, \
          expected it at or before 0/5000E8"
     );
-    assert!(judge(first, second).unwrap_err().starts_with("WAL record at 0/5000A8: found no end in the bytes"));
+    assert!(
+        judge(first, second).unwrap_err().starts_with("WAL record at 0/5000A8: found no end in the bytes")
+    );
     // Behind the header of a page that is empty yet.
     let mut log = Log::new(8192);
     log.record(&body(8192 - 40 - 24, 1), 10, 0);
