@@ -214,6 +214,10 @@ impl Dealer<'_> {
             };
             let offset = decoder.offset();
             decoder.skip_content(input);
+            // One that the archive does not hold whole is told when its end is not found.
+            if offset.saturating_add(size) > self.archive.length {
+                continue;
+            }
             if let Some(name) = segment_name(self.archive, &path) {
                 let ranges = &self.shared.facts.wal_ranges;
                 if self.shared.with_wal && segments.len() < MOST_SEGMENTS && is_needed(ranges, name, size) {

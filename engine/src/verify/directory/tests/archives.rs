@@ -58,7 +58,9 @@ impl Packed {
         fs::create_dir(self.folder()).expect("made");
         for (name, content) in [(BASE, &self.base), (SPACE, &self.space), (WAL, &self.wal)] {
             let name = format!("{name}{compression}");
-            fs::write(self.archive(&name), compress(&pack(content), compression)).expect("written");
+            let links = if name.starts_with(BASE) { link(b"pg_tblspc/16400") } else { Vec::new() };
+            let archive = [links, pack(content)].concat();
+            fs::write(self.archive(&name), compress(&archive, compression)).expect("written");
         }
         fs::copy(self.sample.path(MANIFEST), self.archive(MANIFEST)).expect("copied");
     }
@@ -80,12 +82,11 @@ impl Packed {
     }
 }
 
-/// An archive of these members, a folder and a tablespace's link among them.
+/// An archive of these members and a folder.
 fn pack(content: &Content) -> Vec<u8> {
     let parse = |path: &[u8]| MemberPath::parse(path).expect("a path");
     let folder = MemberHeader::directory(&parse(b"./base"), 0o700, 1).expect("short");
-    let link = MemberHeader::symlink(&parse(b"pg_tblspc/16400"), b"/space", 0o700, 1).expect("short");
-    let mut archive = [*folder.as_bytes(), *link.as_bytes()].concat();
+    let mut archive = folder.as_bytes().to_vec();
     for (path, content) in content {
         let size = content.len() as u64;
         let header = MemberHeader::file(&parse(path), size, 0o600, 1).expect("short");
@@ -95,6 +96,12 @@ fn pack(content: &Content) -> Vec<u8> {
     }
     archive.extend_from_slice(&END_OF_ARCHIVE);
     archive
+}
+
+/// The header of a link.
+fn link(path: &[u8]) -> Vec<u8> {
+    let path = MemberPath::parse(path).expect("a path");
+    MemberHeader::symlink(&path, b"/space", 0o700, 1).expect("short").as_bytes().to_vec()
 }
 
 fn compress(bytes: &[u8], suffix: &str) -> Vec<u8> {
@@ -300,9 +307,7 @@ fn hostile_archives_are_refused() {
     // A link that is no tablespace's.
     let packed = Packed::new();
     packed.write(PLAIN);
-    let path = MemberPath::parse(b"base/6").expect("a path");
-    let link = MemberHeader::symlink(&path, b"/", 0o700, 1).expect("short");
-    fs::write(packed.archive(BASE), [&link.as_bytes()[..], &pack(&packed.base)].concat()).expect("written");
+    fs::write(packed.archive(BASE), [link(b"base/6"), pack(&packed.base)].concat()).expect("written");
     assert_eq!(found(&packed.verify()), ["not_regular base/6"]);
 }
 

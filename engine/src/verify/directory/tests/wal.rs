@@ -121,15 +121,12 @@ fn every_range_is_checked() {
     assert!(problems[1].starts_with("WAL parsing failed for timeline 2: ") && problems[1].contains(damaged));
     let report = verify(&VerifyConfig { exit_on_error: true, ..sample.config() }).expect("verifiable");
     assert_eq!(report.problem_count, 1);
-    // Ranges that cannot be.
-    for (start, end, expected) in [(switch, switch - 8, "expected it before its end"), (switch, switch, "")] {
-        let range = WalRange { start: Lsn(start), end: Lsn(end), ..newer.range() };
-        sample.wal = vec![range];
-        sample.write_manifest();
-        let told = told(&sample.verify().expect("verifiable"));
-        assert_eq!(told.len(), usize::from(!expected.is_empty()), "{told:?}");
-        assert!(told.iter().all(|told| told.contains(expected)), "{told:?}");
-    }
+    // A range without a record in it needs no segment.
+    sample.wal = vec![WalRange { start: Lsn(switch), end: Lsn(switch), ..newer.range() }];
+    sample.write_manifest();
+    fs::remove_dir_all(sample.path("pg_wal")).expect("removed");
+    fs::create_dir(sample.path("pg_wal")).expect("made");
+    assert_eq!(told(&sample.verify().expect("verifiable")), [""; 0]);
 }
 
 #[test]
