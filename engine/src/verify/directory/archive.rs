@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::BUFFER;
 use super::cached::{Cached, cached};
+use super::lz4_frames::WholeFrames;
 use super::presence::is_leftover;
 use super::problem::Problem;
 use super::run::Run;
@@ -166,7 +167,8 @@ impl Archive {
                 Box::new(flate2::bufread::MultiGzDecoder::new(io::BufReader::with_capacity(BUFFER, file)))
             }
             Compression::Lz4 => {
-                Box::new(lz4_flex::frame::FrameDecoder::new(io::BufReader::with_capacity(BUFFER, file)))
+                let frames = WholeFrames::new(io::BufReader::with_capacity(BUFFER, file));
+                Box::new(lz4_flex::frame::FrameDecoder::new(frames))
             }
             // Its own bound on windows, 128 MiB, is that of PostgreSQL's long mode.
             Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(file)?),
@@ -185,13 +187,18 @@ impl Archive {
             Err(error) => return could_not_read(error),
         };
         let (mut decoder, mut buffer) = (TarDecoder::new(), vec![0; BUFFER]);
+        // A decoder of LZ4 says at the end of each frame that there is no more, and goes on when it is asked again.
+        let mut ended = false;
         loop {
             if run.stop.is_thrown() {
                 return Err(Failure::Stopped);
             }
             let mut input = match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => &buffer[..read],
+                Ok(0) if ended => break,
+                Ok(read) => {
+                    ended = read == 0;
+                    &buffer[..read]
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return could_not_read(error),
             };

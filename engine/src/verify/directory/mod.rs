@@ -26,6 +26,7 @@ mod cached;
 mod config;
 mod deal;
 mod ignore;
+mod lz4_frames;
 #[cfg(test)]
 mod made_wal;
 mod presence;

@@ -243,6 +243,12 @@ fn damaged_archives_are_named_once() {
         fs::write(&base, [&whole[..], b"more"].concat()).expect("written");
         let report = packed.verify();
         assert_eq!(found(&report), [format!("archive {BASE}{compression}")], "{compression}");
+        // Compressed in two parts, one behind the other.
+        let bytes = [link(b"pg_tblspc/16400"), pack(&packed.base)].concat();
+        let (one, other) = bytes.split_at(bytes.len() / 3);
+        fs::write(&base, [compress(one, compression), compress(other, compression)].concat())
+            .expect("written");
+        assert_eq!(told(&packed.verify()), [""; 0], "{compression}");
         fs::remove_file(&base).expect("removed");
         let config = VerifyConfig { format: Some(BackupFormat::Tar), ..packed.config() };
         let report = verify(&config).expect("verifiable");
