@@ -95,7 +95,7 @@ pub(super) fn discover(run: &Run<'_>) -> Result<Vec<Archive>, Failure> {
         let path = path.to_vec();
         match parse_name(&path) {
             None if is_leftover(&path) || path.ends_with(b".partial") => {
-                run.report(Problem::Unfinished { path })?
+                run.report(Problem::Unfinished { path })?;
             }
             None => run.report(Problem::Unexpected { path })?,
             Some((content, compression)) => match open(run.base, &path) {

@@ -102,7 +102,7 @@ struct Summing {
 /// What a streamed member's bytes are for.
 enum Current {
     Nothing,
-    File(Summing),
+    File(Box<Summing>),
     Segment(StreamedSegment),
 }
 
@@ -198,7 +198,7 @@ impl<'a> Worker<'a> {
                 },
                 TarEvent::MemberEnd => {
                     if let Current::File(summing) = std::mem::replace(&mut current, Current::Nothing) {
-                        self.end(number, summing)?;
+                        self.end(number, *summing)?;
                     }
                 }
             }
@@ -232,7 +232,7 @@ impl<'a> Worker<'a> {
         if !shared.is_compared(archive, &path) {
             return Ok(Current::Nothing);
         }
-        Ok(Current::File(self.begin(path, size)))
+        Ok(Current::File(Box::new(self.begin(path, size))))
     }
 
     fn begin(&self, path: Vec<u8>, size: u64) -> Summing {

@@ -1,7 +1,7 @@
-//! Notices where an LZ4 file ends inside of a frame, which the decoder takes for the frame's end.
+//! Notices where an LZ4 file ends inside of a frame, or goes on behind its last: the decoder takes both for an end.
 //!
 //! Follows the frame format (`doc/lz4_Frame_format.md` of the LZ4 project) from length to length and looks at nothing
-//! else: what is no such frame is for the decoder to refuse.
+//! else: a file that does not begin with such a frame is for the decoder to refuse.
 
 use std::io::{self, Read};
 
@@ -15,11 +15,12 @@ const DICTIONARY: u8 = 1;
 /// The bit of a block's length that says that the block is stored as it is.
 const STORED: u32 = 1 << 31;
 
-/// A reader that fails at its end where a frame has not ended.
+/// A reader that fails at its end where a frame has not ended, and where something else follows a frame.
 pub(super) struct WholeFrames<R> {
     source: R,
     place: Place,
     flags: u8,
+    seen_frame: bool,
     /// The number, or the flags, of which a part is here.
     gathered: [u8; 4],
     have: usize,
@@ -35,13 +36,15 @@ enum Place {
     Block(u64),
     /// So many bytes, after which another frame may come.
     Trailer(u64),
-    /// Not an LZ4 frame.
+    /// No LZ4 frame from the beginning.
     Unknown,
+    /// No LZ4 frame behind one.
+    Garbage,
 }
 
 impl<R: Read> WholeFrames<R> {
     pub(super) fn new(source: R) -> Self {
-        Self { source, place: Place::Magic, flags: 0, gathered: [0; 4], have: 0 }
+        Self { source, place: Place::Magic, flags: 0, seen_frame: false, gathered: [0; 4], have: 0 }
     }
 
     fn may_end(&self) -> bool {
@@ -51,7 +54,7 @@ impl<R: Read> WholeFrames<R> {
     fn pass(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let taken = match self.place {
-                Place::Unknown => return,
+                Place::Unknown | Place::Garbage => return,
                 Place::Block(left) | Place::Trailer(left) => {
                     let taken = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
                     let left = left - taken as u64;
@@ -64,7 +67,7 @@ impl<R: Read> WholeFrames<R> {
                     taken
                 }
                 Place::Flags => {
-                    self.flags = bytes[0];
+                    (self.flags, self.seen_frame) = (bytes[0], true);
                     // The block size, the content's size, the dictionary, and a checksum of the descriptor.
                     let extra = |flag, length| if self.flags & flag == 0 { 0 } else { length };
                     self.place = Place::Block(2 + extra(CONTENT_SIZE, 8) + extra(DICTIONARY, 4));
@@ -89,6 +92,7 @@ impl<R: Read> WholeFrames<R> {
     fn follow(&self, number: u32) -> Place {
         match self.place {
             Place::Magic if number == MAGIC => Place::Flags,
+            Place::Magic if self.seen_frame => Place::Garbage,
             Place::Magic => Place::Unknown,
             _ if number != 0 => {
                 let checksum = if self.flags & BLOCK_CHECKSUM == 0 { 0 } else { 4 };
@@ -107,6 +111,9 @@ impl<R: Read> Read for WholeFrames<R> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it ends inside of an LZ4 frame"));
         }
         self.pass(&buffer[..read]);
+        if matches!(self.place, Place::Garbage) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "something else follows an LZ4 frame"));
+        }
         Ok(read)
     }
 }
@@ -149,6 +156,8 @@ mod tests {
         let mut piece = [0; 17];
         while watched.read(&mut piece).expect("whole") > 0 {}
         assert!(watched.may_end());
+        let followed = [&both[..], b"more"].concat();
+        assert!(WholeFrames::new(&followed[..]).read_to_end(&mut Vec::new()).is_err());
     }
 
     #[test]
