@@ -58,13 +58,22 @@ fn stock(backup: &Path, major: u32, options: &[&str]) -> Option<Finished> {
     Some(Invocation::new(&verifier, options).arg(backup).run())
 }
 
+/// A copy whose files are the same until they are changed: see [`own`].
 fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);
-    let status = Command::new("cp").args(["-a", "--reflink=auto", "-T"]).args([from, to]).status();
+    let status = Command::new("cp").args(["-a", "-l", "-T"]).args([from, to]).status();
     assert!(status.expect("cp runs").success());
 }
 
+/// Gives a copy a file of its own.
+fn own(path: &Path) {
+    let new = path.with_extension("new");
+    fs::copy(path, &new).expect("copied");
+    fs::rename(new, path).expect("renamed");
+}
+
 fn flip(path: &Path, at: u64) {
+    own(path);
     let file = OpenOptions::new().read(true).write(true).open(path).expect("it can be opened");
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).expect("it is that long");
@@ -72,6 +81,7 @@ fn flip(path: &Path, at: u64) {
 }
 
 fn resize(path: &Path, change: impl FnOnce(u64) -> u64) {
+    own(path);
     let file = OpenOptions::new().write(true).open(path).expect("it can be opened");
     let length = file.metadata().expect("it has a length").len();
     file.set_len(change(length)).expect("resized");
@@ -161,6 +171,7 @@ const DAMAGES: [(&str, Damage, &str); 21] = [
     (
         "one segment in place of another",
         |b| {
+            own(&b.segment(b.second_segment()));
             fs::copy(b.segment(b.start), b.segment(b.second_segment())).expect("copied");
         },
         CONTENT,

@@ -51,14 +51,17 @@ pub(super) fn segment_name<'a>(archive: &Archive, path: &'a [u8]) -> Option<&'a 
 
 /// Whether a range may need the segment with this name and length; one of another timeline or far away is not needed.
 pub(super) fn is_needed(ranges: &[WalRange], name: &str, length: u64) -> bool {
-    ranges.iter().any(|range| {
-        let Ok(size) = WalSegmentSize::new(length) else {
-            // It has a wrong length, which is to be told if it is the one.
-            return name.starts_with(&format!("{:08X}", range.timeline.0));
-        };
+    let lies_in = |range: &WalRange, size| {
         let first = WalSegment::containing(range.timeline, range.start, size);
         let last = WalSegment::containing(range.timeline, range.end, size);
         WalSegment::parse(name.as_bytes(), size).is_some_and(|segment| (first..=last).contains(&segment))
+    };
+    ranges.iter().any(|range| match WalSegmentSize::new(length) {
+        Ok(size) => lies_in(range, size),
+        // A wrong length, which is to be told if the segment may be needed: with one size or another.
+        Err(_) => (20..=30)
+            .filter_map(|shift| WalSegmentSize::new(1 << shift).ok())
+            .any(|size| lies_in(range, size)),
     })
 }
 
@@ -192,5 +195,33 @@ impl Streamed {
             ));
         }
         Ok(segment.start(size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgstrata_protocol::TimelineId;
+
+    #[test]
+    fn only_segments_of_a_range_are_needed() {
+        let range = WalRange { timeline: TimelineId(2), start: Lsn(0x320_0028), end: Lsn(0x510_0000) };
+        for (name, length, needed) in [
+            ("000000020000000000000002", 16 << 20, false),
+            ("000000020000000000000003", 16 << 20, true),
+            ("000000020000000000000005", 16 << 20, true),
+            ("000000020000000000000006", 16 << 20, false),
+            ("000000010000000000000004", 16 << 20, false),
+            ("000000030000000000000004", 16 << 20, false),
+            ("000000020000000000000003", 1 << 20, false),
+            ("000000020000000000000032", 1 << 20, true),
+            // Nobody knows of which size these should be.
+            ("000000020000000000000004", 100, true),
+            ("000000020000000000000032", 0, true),
+            ("000000020000000000000100", 100, false),
+            ("000000010000000000000004", 100, false),
+        ] {
+            assert_eq!(is_needed(&[range], name, length), needed, "{name} {length}");
+        }
     }
 }
