@@ -23,11 +23,14 @@ use super::progress::{human_bytes, human_seconds, print_json};
 use super::signals::throw_on_signal;
 use crate::failure::Failure;
 use crate::stop::Stop;
-use crate::verify::{VerifyConfig, VerifyPhase, VerifyProgress, VerifyReport, verify_directory};
+use crate::verify::{
+    BackupFormat, VerifyConfig, VerifyPhase, VerifyProgress, VerifyReport, verify_directory,
+};
 
 /// Verify a backup against its manifest
 #[derive(Debug, Args)]
-#[command(disable_help_flag = true)]
+// As getopt has it, the last one of an option counts.
+#[command(disable_help_flag = true, args_override_self = true)]
 pub(super) struct VerifyBackupArgs {
     /// The backup's directory
     #[arg(value_name = "BACKUPDIR")]
@@ -36,8 +39,8 @@ pub(super) struct VerifyBackupArgs {
     /// Exit immediately on error
     #[arg(short = 'e', long, help_heading = "Options")]
     exit_on_error: bool,
-    /// Backup format (plain)
-    #[arg(short = 'F', long, value_name = "p", help_heading = "Options")]
+    /// Backup format (plain, tar)
+    #[arg(short = 'F', long, value_name = "p|t", help_heading = "Options")]
     format: Option<String>,
     /// Ignore indicated path
     #[arg(short = 'i', long, value_name = "RELATIVE_PATH", help_heading = "Options")]
@@ -45,7 +48,7 @@ pub(super) struct VerifyBackupArgs {
     /// Use specified path for manifest
     #[arg(short = 'm', long, value_name = "PATH", help_heading = "Options")]
     manifest_path: Option<PathBuf>,
-    /// Do not try to parse WAL files (this version never does; without this option it says so)
+    /// Do not try to parse WAL files
     #[arg(short = 'n', long, help_heading = "Options")]
     no_parse_wal: bool,
     /// Show progress information
@@ -57,6 +60,9 @@ pub(super) struct VerifyBackupArgs {
     /// Skip checksum verification
     #[arg(short = 's', long, help_heading = "Options")]
     skip_checksums: bool,
+    /// Use specified path for WAL files
+    #[arg(short = 'w', long, value_name = "PATH", help_heading = "Options")]
+    wal_directory: Option<PathBuf>,
 
     /// Disk back end
     #[arg(long, value_enum, default_value = "auto", help_heading = "Engine options")]
@@ -71,10 +77,6 @@ pub(super) struct VerifyBackupArgs {
     #[arg(long, help_heading = "Engine options")]
     json: bool,
 
-    // Known so that it can be refused by name.
-    #[arg(short = 'w', long, hide = true)]
-    wal_directory: Option<PathBuf>,
-
     /// Show this help, then exit
     #[arg(short = '?', long, action = clap::ArgAction::Help, help_heading = "Options")]
     help: Option<bool>,
@@ -84,25 +86,17 @@ impl VerifyBackupArgs {
     /// Checks the options against each other.
     pub(super) fn resolve(&self) -> anyhow::Result<VerifyConfig> {
         let Some(backup) = &self.backup else { bail!("no backup directory specified") };
-        match self.format.as_deref() {
-            None | Some("p" | "plain") => {}
-            Some("t" | "tar") => bail!(
-                "option --format=tar is not supported by this version of pgstrata\n\
-                 HINT: unpack the archives into an empty folder and verify that, or use pg_verifybackup of \
-                 PostgreSQL 18."
-            ),
+        let format = match self.format.as_deref() {
+            None => None,
+            Some("p" | "plain") => Some(BackupFormat::Plain),
+            Some("t" | "tar") => Some(BackupFormat::Tar),
             Some(other) => bail!("invalid backup format \"{other}\", must be \"plain\" or \"tar\""),
-        }
-        if self.wal_directory.is_some() {
-            bail!(
-                "option --wal-directory is not supported by this version of pgstrata, which does not parse WAL\n\
-                 HINT: leave it out, and run pg_waldump over the WAL, or use pg_verifybackup."
-            );
-        }
+        };
         if self.progress && self.quiet {
             bail!("cannot specify both -P/--progress and -q/--quiet");
         }
         let mut config = VerifyConfig::of(backup);
+        config.format = format;
         if let Some(path) = &self.manifest_path {
             config.manifest.clone_from(path);
         }
@@ -111,6 +105,8 @@ impl VerifyBackupArgs {
         }
         config.exit_on_error = self.exit_on_error;
         config.skip_checksums = self.skip_checksums;
+        config.parse_wal = !self.no_parse_wal;
+        config.wal_directory.clone_from(&self.wal_directory);
         config.resources.io = self.io.mode();
         config.resources.buffer_bytes = usize::from(self.buffers) << 20;
         if let Some(workers) = self.workers {
@@ -125,9 +121,6 @@ pub(super) fn run(args: &VerifyBackupArgs) -> anyhow::Result<()> {
     let outcome = attempt(args);
     let verified = match &outcome {
         Ok(report) => {
-            if !args.no_parse_wal {
-                say(&wal_is_not_parsed(report));
-            }
             if args.json {
                 print_json(&serde_json::to_value(report)?);
             } else if report.verified && !args.quiet {
@@ -179,23 +172,6 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// What pg_verifybackup would have done beyond this, as commands.
-fn wal_is_not_parsed(report: &VerifyReport) -> String {
-    let mut text = "pgstrata: warning: WAL is not parsed by this version: only files, sizes and checksums are verified\n\
-                    HINT: use pg_verifybackup for the WAL, or run what it runs; --no-parse-wal silences this."
-        .to_owned();
-    for range in &report.wal_ranges {
-        text.push_str(&format!(
-            "\n  pg_waldump --quiet --path=\"{}\" --timeline={} --start={} --end={}",
-            report.path.join("pg_wal").display(),
-            range.timeline,
-            range.start,
-            range.end
-        ));
-    }
-    text
-}
-
 fn summary(report: &VerifyReport) -> String {
     let mut text = String::new();
     let mut row = |name: &str, value: String| text.push_str(&format!("  {name:<12} {value}\n"));
@@ -206,15 +182,25 @@ fn summary(report: &VerifyReport) -> String {
         bytes => format!(", {} of them from the page cache", human_bytes(bytes)),
     };
     row("data", format!("{}{cached}", human_bytes(report.bytes)));
+    let wal = match (report.wal_parsed, report.wal_ranges.as_slice()) {
+        (false, _) => "not parsed, as asked for".to_owned(),
+        (true, [only]) => {
+            let (from, to) = (&only.start, &only.end);
+            format!("{}, timeline {} from {from} to {to}", human_bytes(report.wal_bytes), only.timeline)
+        }
+        (true, ranges) => format!("{} in {} ranges", human_bytes(report.wal_bytes), ranges.len()),
+    };
+    row("WAL", wal);
     let seconds = &report.seconds;
     row(
         "time",
         format!(
-            "{} (manifest {:.1}, presence {:.1}, checksums {:.1}), {:.0} MB/s",
+            "{} (manifest {:.1}, presence {:.1}, checksums {:.1}, WAL {:.1}), {:.0} MB/s",
             human_seconds(seconds.total),
             seconds.manifest,
             seconds.presence,
             seconds.checksums,
+            seconds.wal,
             report.bytes_per_second / 1e6
         ),
     );
@@ -269,7 +255,7 @@ fn draw(progress: &VerifyProgress, bar: &ProgressBar, lines: bool, ended: &Recei
             let line = match progress.phase() {
                 VerifyPhase::Manifest => "reading the manifest".to_owned(),
                 VerifyPhase::Presence => format!("{}/{total_files} files found", count(&progress.files_seen)),
-                VerifyPhase::Checksums | VerifyPhase::Finished => as_stock(bytes, total),
+                VerifyPhase::Checksums | VerifyPhase::Wal | VerifyPhase::Finished => as_stock(bytes, total),
             };
             // Nothing new is no news.
             if line != told {
@@ -283,6 +269,7 @@ fn draw(progress: &VerifyProgress, bar: &ProgressBar, lines: bool, ended: &Recei
                 VerifyPhase::Manifest => "reading the manifest".to_owned(),
                 VerifyPhase::Presence => format!("{}/{total_files} files found", count(&progress.files_seen)),
                 VerifyPhase::Checksums | VerifyPhase::Finished => format!("{files}/{total_files} files"),
+                VerifyPhase::Wal => format!("{} of WAL", human_bytes(count(&progress.wal_bytes))),
             });
             bar.tick();
         }
@@ -330,7 +317,17 @@ mod tests {
         assert!(config.ignore.covers(b"pg_wal/0"));
         assert_eq!(config.resources.io, Some(IoMode::Threads));
         assert_eq!((config.resources.workers, config.resources.buffer_bytes), (3, 8 << 20));
-        let config = resolve("/b -q -Fp").expect("valid");
+        assert_eq!((config.parse_wal, config.wal_directory), (false, None));
+        let config = resolve("/b -q -q -w /x -Fp --wal-directory=/wal").expect("valid");
+        assert_eq!((config.parse_wal, config.wal_directory), (true, Some("/wal".into())));
+        for (line, format) in [
+            ("/b", None),
+            ("/b -Fp", Some(BackupFormat::Plain)),
+            ("/b --format=tar -F plain", Some(BackupFormat::Plain)),
+            ("-F t /b", Some(BackupFormat::Tar)),
+        ] {
+            assert_eq!(resolve(line).expect("valid").format, format, "{line}");
+        }
         assert_eq!(config.manifest, Path::new("/b/backup_manifest"));
         assert_eq!(config.resources.io, None);
     }
@@ -339,8 +336,6 @@ mod tests {
     fn refuses_by_name() {
         for (line, expected) in [
             ("", "no backup directory specified"),
-            ("/b -w /wal", "--wal-directory is not supported"),
-            ("/b -F t", "--format=tar is not supported"),
             ("/b -F x", "invalid backup format \"x\""),
             ("/b -P -q", "cannot specify both -P/--progress and -q/--quiet"),
             ("/b /c", "unexpected argument"),

@@ -6,7 +6,7 @@ mod pages;
 
 pub use arrival::{ArrivedMember, Comparison, Ledger, Spool, compare_with_manifest};
 pub use directory::{
-    IgnoreList, NeededWal, Problem, VerifyConfig, VerifyLimit, VerifyPhase, VerifyProgress, VerifyReport,
-    VerifyResources, VerifySeconds, WorkerSeconds, verify_directory,
+    BackupFormat, IgnoreList, NeededWal, Problem, VerifyConfig, VerifyLimit, VerifyPhase, VerifyProgress,
+    VerifyReport, VerifyResources, VerifySeconds, WorkerSeconds, verify_directory,
 };
 pub use pages::{BadPage, PageChecker, PageChecks};

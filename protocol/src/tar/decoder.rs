@@ -92,6 +92,17 @@ impl TarDecoder {
         event
     }
 
+    /// Leaves out what is left of a member's content: what `input` has of it is taken, and the caller leaves out the bytes
+    /// up to [`TarDecoder::offset`]. Does nothing elsewhere.
+    pub fn skip_content(&mut self, input: &mut &[u8]) {
+        if let State::Body { left, padding } = self.state {
+            let here = usize::try_from(left.get()).map_or(input.len(), |left| left.min(input.len()));
+            *input = &input[here..];
+            self.offset = self.offset.saturating_add(left.get());
+            self.state = State::Padding { left: padding };
+        }
+    }
+
     /// Says whether the archive may end here. Servers up to 14 send no end-of-archive blocks, so their absence is no
     /// error; a cut header, content, padding or final block is.
     pub fn finish(&self) -> Result<(), TarError> {

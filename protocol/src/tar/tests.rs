@@ -338,6 +338,32 @@ proptest! {
         prop_assert_eq!(decode(split).unwrap(), expected);
     }
 
+    #[test]
+    fn skipped_content_leaves_the_same_members(members in proptest::collection::vec(member(), 0..6), take in 1usize..2000) {
+        let (mut archive, mut expected) = (Vec::new(), Vec::new());
+        for (member, mtime) in &members {
+            let MemberKind::File { size } = member.kind else { continue };
+            let header = MemberHeader::file(&path(&member.path), size, member.mode, *mtime).unwrap();
+            let start = archive.len() + BLOCK_SIZE;
+            push_member(&mut archive, &header, &member.content);
+            expected.push((member.path.clone().into_bytes(), start));
+        }
+        archive.extend_from_slice(&END_OF_ARCHIVE);
+        let (mut decoder, mut found) = (TarDecoder::new(), Vec::new());
+        // As a reader that goes where the decoder stands does it.
+        while let Some(rest) = archive.get(usize::try_from(decoder.offset()).unwrap()..).filter(|rest| !rest.is_empty()) {
+            let mut input = &rest[..take.min(rest.len())];
+            while let Some(event) = decoder.next(&mut input).unwrap() {
+                if let TarEvent::Member(member) = event {
+                    found.push((member.path.as_bytes().to_vec(), usize::try_from(decoder.offset()).unwrap()));
+                    decoder.skip_content(&mut input);
+                }
+            }
+        }
+        prop_assert_eq!(decoder.finish(), Ok(()));
+        prop_assert_eq!(found, expected);
+    }
+
     /// No bytes make the decoder panic, and an error does not depend on how the bytes are cut.
     #[test]
     fn damage_is_found_alike_in_any_pieces(at in 0..BASE_13.len(), value in any::<u8>(), length in 0..BASE_13.len(), piece in 1usize..3000) {

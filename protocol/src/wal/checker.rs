@@ -116,6 +116,49 @@ impl WalChecker {
         self.verified
     }
 
+    /// Leaves out the pages between the first of the segment and the one on which the first record begins, as recovery
+    /// does: nobody reads them. Returns the position of the next byte. Does nothing before the segment's first header is
+    /// here, and behind the first record's page.
+    pub fn skip_to_first_record(&mut self) -> Lsn {
+        if let Some(format) = self.format {
+            let page = Lsn(self.first_record.0 & !(format.page_size - 1));
+            if page > self.at && self.record.is_none() {
+                (self.at, self.have) = (page, 0);
+            }
+        }
+        self.at
+    }
+
+    /// Whether the WAL up to `end`, where a record ends, is whole: to be asked once all bytes before `end` were taken.
+    ///
+    /// # Errors
+    /// [`WalError`] where bytes are missing, and where a record goes on behind `end`.
+    pub fn finish(&self, end: Lsn) -> Result<(), WalError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        // A position that a server gives as the end may lie behind the header of a page on which nothing is yet.
+        let header = header_length(self.verified.0, self.origin.segment_size.bytes());
+        let empty_page = self.format.is_some_and(|format| self.verified.0.is_multiple_of(format.page_size))
+            && self.verified.0.checked_add(header) == Some(end.0);
+        if self.verified >= end || empty_page && self.at >= end {
+            return Ok(());
+        }
+        let at = self.record.as_ref().map_or(self.verified, |record| record.start);
+        let length = self
+            .format
+            .and_then(|format| self.record.as_ref().and_then(|record| record.length(format.order)));
+        Err(WalError::Record {
+            at,
+            what: "no end",
+            found: match length {
+                Some(length) => format!("in the bytes up to {} for its length {length}", self.at),
+                None => format!("in the bytes up to {}", self.at),
+            },
+            expected: format!("it at or before {end}"),
+        })
+    }
+
     /// Takes the bytes that follow.
     ///
     /// # Errors

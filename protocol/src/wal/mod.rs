@@ -5,3 +5,4 @@ mod page;
 mod record;
 
 pub use checker::{WalChecker, WalError, WalOrigin};
+pub use page::SegmentStart;

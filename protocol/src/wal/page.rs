@@ -1,5 +1,6 @@
 //! The header that begins each page of WAL (`XLogPageHeaderData` and `XLogLongPageHeaderData`).
 
+use crate::names::WalSegmentSize;
 use crate::{Lsn, TimelineId};
 
 /// The bytes of a header, and of the one that begins a segment (`SizeOfXLogShortPHD`, `SizeOfXLogLongPHD`).
@@ -95,5 +96,39 @@ impl SegmentFacts {
             segment_size: order.u32(bytes, 32),
             page_size: order.u32(bytes, 36),
         }
+    }
+}
+
+/// What the first page of a segment file says of it, not yet compared with anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentStart {
+    /// The cluster (`xlp_sysid`).
+    pub system_identifier: u64,
+    /// The size of the cluster's segments (`xlp_seg_size`).
+    pub segment_size: WalSegmentSize,
+    /// The segment's first position (`xlp_pageaddr`).
+    pub address: Lsn,
+    /// The timeline on which the page was written: the segment's own, or an older one it was copied from.
+    pub timeline: TimelineId,
+}
+
+impl SegmentStart {
+    /// How many bytes [`SegmentStart::parse`] takes.
+    pub const LENGTH: usize = LONG_HEADER;
+
+    /// Reads the first bytes of a segment file; `None` where they are not the header of a segment's first page.
+    #[must_use]
+    pub fn parse(bytes: &[u8; SegmentStart::LENGTH]) -> Option<Self> {
+        let order = ByteOrder::of_magic([bytes[0], bytes[1]])?;
+        let (page, facts) = (PageHeader::parse(bytes, order), SegmentFacts::parse(bytes, order));
+        if page.flags & LONG == 0 {
+            return None;
+        }
+        Some(Self {
+            system_identifier: facts.system_identifier,
+            segment_size: WalSegmentSize::new(facts.segment_size.into()).ok()?,
+            address: page.address,
+            timeline: page.timeline,
+        })
     }
 }

@@ -5,11 +5,22 @@ use std::path::PathBuf;
 use super::ignore::IgnoreList;
 use crate::ring::{FaultPlan, IoMode};
 
-/// A verification of a plain backup, fully decided.
+/// How a backup lies in its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupFormat {
+    /// As the data directory itself.
+    Plain,
+    /// As archives: `base.tar`, one for each tablespace, and `pg_wal.tar`.
+    Tar,
+}
+
+/// A verification of a backup, fully decided.
 #[derive(Clone, Debug)]
 pub struct VerifyConfig {
     /// The backup's folder.
     pub backup: PathBuf,
+    /// The backup's format, if it is not to be looked for.
+    pub format: Option<BackupFormat>,
     /// The manifest; `backup_manifest` in the backup's folder unless it was moved.
     pub manifest: PathBuf,
     /// Paths that are left out.
@@ -18,6 +29,10 @@ pub struct VerifyConfig {
     pub exit_on_error: bool,
     /// Whether only presence and sizes are compared.
     pub skip_checksums: bool,
+    /// Whether the WAL that the backup needs is read and checked.
+    pub parse_wal: bool,
+    /// Where that WAL lies, if not in the backup itself.
+    pub wal_directory: Option<PathBuf>,
     /// Threads, memory and the disk back end.
     pub resources: VerifyResources,
 }
@@ -43,9 +58,12 @@ impl VerifyConfig {
         Self {
             manifest: backup.join(super::MANIFEST),
             backup,
+            format: None,
             ignore: IgnoreList::standard(),
             exit_on_error: false,
             skip_checksums: false,
+            parse_wal: true,
+            wal_directory: None,
             resources: VerifyResources::for_cores(
                 std::thread::available_parallelism().map_or(1, usize::from),
             ),

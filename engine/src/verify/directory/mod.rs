@@ -1,4 +1,4 @@
-//! Verifies a plain backup where it lies, against its manifest.
+//! Verifies a backup where it lies, against its manifest. Of one in plain format:
 //!
 //! ```text
 //! manifest ─► tally ─┐
@@ -8,17 +8,27 @@
 //! 1. The manifest is read to its end and must carry its own checksum: nothing is compared with a damaged one.
 //! 2. Paths and sizes of both sides are tallied and compared; differences are named.
 //! 3. Contents are read and summed up, by all cores.
+//! 4. The WAL that the manifest asks for is read, and every record of it checked.
 //!
 //! Invariants: nothing is written, not even access times where the files are ours; memory does not grow with the
 //! number of files or their sizes, the manifest is streamed once more instead; no symbolic link is followed but
 //! those of tablespaces; the page cache is used for what it holds and not filled with the rest.
 //!
-//! Does not look at WAL, nor at backups in tar format.
+//! Of one in tar format, see `archives`.
 
+mod algorithms;
+mod archive;
+mod archive_members;
+mod archive_wal;
+mod archive_worker;
+mod archives;
 mod cached;
 mod config;
 mod deal;
 mod ignore;
+mod lz4_frames;
+#[cfg(test)]
+mod made_wal;
 mod presence;
 mod problem;
 mod progress;
@@ -29,6 +39,9 @@ mod tally;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod wal;
+mod wal_range;
+mod wal_store;
 mod walk;
 mod way;
 
@@ -38,11 +51,11 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam::channel::{Receiver, bounded};
-use pgstrata_protocol::manifest::{ManifestEvent, ManifestSummary};
+use pgstrata_protocol::manifest::{ChecksumValue, ManifestEvent, ManifestFile, ManifestSummary, WalRange};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-pub use config::{VerifyConfig, VerifyResources};
+pub use config::{BackupFormat, VerifyConfig, VerifyResources};
 pub use ignore::IgnoreList;
 pub use problem::Problem;
 pub use progress::{VerifyPhase, VerifyProgress};
@@ -51,9 +64,10 @@ pub use report::{NeededWal, VerifyLimit, VerifyReport, VerifySeconds, WorkerSeco
 use crate::basebackup::process_usage;
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
-use crate::ring::{open_disk, open_faulty_disk};
+use crate::ring::{IoMode, open_disk, open_faulty_disk};
 use crate::sink::HELD_CONTROL_FILE;
 use crate::stop::Stop;
+use algorithms::Algorithms;
 use deal::Hand;
 use problem::Found;
 use reader::Reader;
@@ -69,16 +83,23 @@ const MANIFEST: &str = "backup_manifest";
 const MANIFEST_TMP: &str = "backup_manifest.tmp";
 /// The control file (`XLOG_CONTROL_FILE`, `access/xlog_internal.h`).
 const CONTROL_FILE: &[u8] = b"global/pg_control";
+/// How many of its bytes name the cluster.
+const CONTROL_HEAD: usize = 12;
 /// Bytes of a buffer: they stay in a core's cache between the read and the checksum.
 const BUFFER: usize = 256 << 10;
 /// Of more WAL ranges than this a report keeps the first.
 const KEPT_RANGES: usize = 64;
+/// More ranges, and so more timelines within one backup, are not believed.
+const MOST_RANGES: usize = 4096;
 
 /// What the first reading of the manifest tells.
 struct ManifestFacts {
     summary: ManifestSummary,
+    /// In tar format with the files' checksums, unless those are to be skipped.
     tally: Tally,
-    wal_ranges: Vec<NeededWal>,
+    /// Only in tar format.
+    algorithms: Algorithms,
+    wal_ranges: Vec<WalRange>,
     /// Files that are not ignored.
     files: u64,
 }
@@ -101,16 +122,22 @@ pub fn verify_directory(
 ) -> Result<VerifyReport, Failure> {
     let began = Instant::now();
     let base = tree::open_base(&config.backup)?;
-    refuse_what_is_no_plain_backup(config, &base)?;
     let manifest = open_manifest(config, &base)?;
-    let way = way::choose(config.resources.io, manifest)?;
+    let format = config.format.unwrap_or_else(|| format_of(&base));
+    let way = match format {
+        BackupFormat::Plain => way::choose(config.resources.io, manifest)?,
+        BackupFormat::Tar => way_through_archives(config)?,
+    };
     let run = Run::new(config, &base, progress, stop);
     let mut seconds = VerifySeconds::default();
 
     progress.enter(VerifyPhase::Manifest);
-    let facts = read_facts(&run).map_err(|failure| reason(stop, failure))?;
+    let facts = read_facts(&run, format).map_err(|failure| reason(stop, failure))?;
     seconds.manifest = began.elapsed().as_secs_f64();
-    let outcome = compare(&run, &facts, way.clone(), &mut seconds);
+    let outcome = match format {
+        BackupFormat::Plain => compare(&run, &facts, way.clone(), &mut seconds),
+        BackupFormat::Tar => archives::compare(&run, &facts, way.clone(), &mut seconds),
+    };
     progress.enter(VerifyPhase::Finished);
     let Found { count, kept } = run.problems.into_found();
     let reading = match outcome {
@@ -134,7 +161,9 @@ pub fn verify_directory(
         problems: kept,
         manifest_version: facts.summary.version,
         system_identifier: facts.summary.system_identifier.map(|identifier| identifier.to_string()),
-        wal_ranges: facts.wal_ranges,
+        wal_ranges: facts.wal_ranges.iter().take(KEPT_RANGES).map(NeededWal::from).collect(),
+        wal_parsed: config.parse_wal,
+        wal_bytes: progress.wal_bytes.load(Ordering::Relaxed),
         files: facts.files,
         files_summed: progress.files.load(Ordering::Relaxed),
         bytes,
@@ -163,15 +192,27 @@ fn exists(base: &OwnedFd, name: &str) -> bool {
     rustix::fs::statat(base, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
-fn refuse_what_is_no_plain_backup(config: &VerifyConfig, base: &OwnedFd) -> Result<(), Failure> {
-    let archives = ["base.tar", "base.tar.gz", "base.tar.lz4", "base.tar.zst"];
-    match archives.into_iter().find(|archive| exists(base, archive)) {
-        Some(archive) if !exists(base, "PG_VERSION") => Err(Failure::Target(format!(
-            "\"{}\" holds a backup in tar format (\"{archive}\"), which this version does not verify\n\
-             HINT: unpack it into an empty folder and verify that, or use pg_verifybackup of PostgreSQL 18.",
-            config.backup.display()
+/// A data directory begins with its version; pg_verifybackup takes all others for tar format. Here one that lost that
+/// file, and has no archive either, is still verified as what it was.
+fn format_of(base: &OwnedFd) -> BackupFormat {
+    if !exists(base, "PG_VERSION") && archive::has_base_archive(base) {
+        BackupFormat::Tar
+    } else {
+        BackupFormat::Plain
+    }
+}
+
+/// Archives are few and large: the kernel's own read-ahead serves them.
+fn way_through_archives(config: &VerifyConfig) -> Result<Way, Failure> {
+    match config.resources.io {
+        None | Some(IoMode::Threads) => Ok(Way {
+            mode: IoMode::Threads,
+            alignment: 1,
+            reason: "archives through the page cache, dropping what was not in it".into(),
+        }),
+        Some(other) => Err(Failure::Target(format!(
+            "--io={other} is not supported for backups in tar format\nHINT: leave it out, or use --io=threads."
         ))),
-        _ => Ok(()),
     }
 }
 
@@ -199,21 +240,31 @@ fn open_manifest(config: &VerifyConfig, base: &OwnedFd) -> Result<OwnedFd, Failu
 }
 
 /// Reads the whole manifest and tallies its files.
-fn read_facts(run: &Run<'_>) -> Result<ManifestFacts, Failure> {
-    let tally = Tally::new();
+fn read_facts(run: &Run<'_>, format: BackupFormat) -> Result<ManifestFacts, Failure> {
+    let (tally, mut algorithms) = (Tally::new(), Algorithms::default());
     let (mut files, mut bytes, mut wal_ranges) = (0, 0, Vec::new());
     let summary = run.read_manifest(&mut |event| {
         match event {
             ManifestEvent::File(file) if !run.config.ignore.covers(&file.path) => {
-                tally.add(&run.keys, &file.path, file.size);
+                match format {
+                    BackupFormat::Plain => tally.add(&run.keys, &file.path, file.size),
+                    BackupFormat::Tar => {
+                        tally_content(run, &tally, &mut algorithms, &file)?;
+                    }
+                }
                 files += 1;
                 if file.checksum.is_some() {
                     bytes += file.size;
                 }
             }
-            ManifestEvent::WalRange { timeline, start, end } if wal_ranges.len() < KEPT_RANGES => {
-                let (start, end) = (start.to_string(), end.to_string());
-                wal_ranges.push(NeededWal { timeline: timeline.0, start, end });
+            ManifestEvent::WalRange { .. } if wal_ranges.len() >= MOST_RANGES => {
+                return Err(Failure::Verification(format!(
+                    "\"{}\" has more than {MOST_RANGES} WAL ranges, expected one for each timeline of the backup",
+                    run.config.manifest.display()
+                )));
+            }
+            ManifestEvent::WalRange { timeline, start, end } => {
+                wal_ranges.push(WalRange { timeline, start, end });
             }
             _ => {}
         }
@@ -221,7 +272,27 @@ fn read_facts(run: &Run<'_>) -> Result<ManifestFacts, Failure> {
     })?;
     run.progress.total_files.store(files, Ordering::Relaxed);
     run.progress.total_bytes.store(bytes, Ordering::Relaxed);
-    Ok(ManifestFacts { summary, tally, wal_ranges, files })
+    Ok(ManifestFacts { summary, tally, algorithms, wal_ranges, files })
+}
+
+fn tally_content(
+    run: &Run<'_>,
+    tally: &Tally,
+    algorithms: &mut Algorithms,
+    file: &ManifestFile,
+) -> Result<(), Failure> {
+    let checksum = file.checksum.filter(|_| !run.config.skip_checksums);
+    let noted = algorithms.note(&run.keys, &file.path, checksum.map(|(algorithm, _)| algorithm));
+    noted.map_err(|_| {
+        Failure::Verification(format!(
+            "\"{}\" mixes checksum algorithms in more files than can be verified in tar format\n\
+             HINT: unpack the archives into an empty folder and verify that.",
+            run.config.manifest.display()
+        ))
+    })?;
+    let value = checksum.map(|(_, value)| value);
+    tally.add_content(&run.keys, &file.path, file.size, value.as_ref().map_or(&[], ChecksumValue::as_bytes));
+    Ok(())
 }
 
 /// Presence and sizes, then contents.
@@ -237,37 +308,58 @@ fn compare(
     seconds.presence = began.elapsed().as_secs_f64();
     compared?;
     run.presence_is_known();
-    if run.config.skip_checksums {
-        return Ok(Reading { way, from_cache: 0, workers: WorkerSeconds::default() });
+    let mut reading = Reading { way: way.clone(), from_cache: 0, workers: WorkerSeconds::default() };
+    if !run.config.skip_checksums {
+        let began = Instant::now();
+        run.progress.enter(VerifyPhase::Checksums);
+        let read = read_contents(run, facts, way);
+        seconds.checksums = began.elapsed().as_secs_f64();
+        reading = read?;
     }
-    let began = Instant::now();
-    run.progress.enter(VerifyPhase::Checksums);
-    let read = read_contents(run, facts, way);
-    seconds.checksums = began.elapsed().as_secs_f64();
-    read
+    if run.config.parse_wal {
+        let began = Instant::now();
+        run.progress.enter(VerifyPhase::Wal);
+        let identifier = facts.summary.system_identifier.or_else(|| control_identifier(run).ok().flatten());
+        let checked = wal::check_folder(run, &facts.wal_ranges, identifier);
+        seconds.wal = began.elapsed().as_secs_f64();
+        checked?;
+    }
+    Ok(reading)
 }
 
-/// From version 2 on, a manifest names its cluster, and so does the control file in its first eight bytes
-/// (`catalog/pg_control.h`).
+/// From version 2 on, a manifest names its cluster, and so does the control file.
 fn check_system_identifier(run: &Run<'_>, facts: &ManifestFacts) -> Result<(), Failure> {
     let Some(expected) = facts.summary.system_identifier else { return Ok(()) };
     if run.config.ignore.covers(CONTROL_FILE) {
         return Ok(());
     }
-    let mut bytes = [0; 8];
-    let read = Tree::new(run.base.as_fd())
-        .open_file(CONTROL_FILE)
-        .and_then(|file| Ok(rustix::io::pread(file, &mut bytes, 0)?));
-    match read {
-        Ok(8) if u64::from_le_bytes(bytes) != expected => {
-            run.report(Problem::SystemIdentifier { found: u64::from_le_bytes(bytes), expected })
-        }
+    match control_identifier(run) {
+        Ok(Some(found)) if found != expected => run.report(Problem::SystemIdentifier { found, expected }),
         // Too short or not there: presence and sizes have told. Not readable: the checksums will.
         Err(error) if run.config.skip_checksums && error.kind() != std::io::ErrorKind::NotFound => {
             let path = CONTROL_FILE.to_vec();
             run.report(Problem::Unreadable { path, action: "read file", reason: error.to_string() })
         }
         _ => Ok(()),
+    }
+}
+
+/// The cluster that the control file names; `None` where the file is too short.
+fn control_identifier(run: &Run<'_>) -> std::io::Result<Option<u64>> {
+    let mut bytes = [0; CONTROL_HEAD];
+    let file = Tree::new(run.base.as_fd()).open_file(CONTROL_FILE)?;
+    let read = rustix::io::pread(file, &mut bytes, 0)?;
+    Ok((read == bytes.len()).then(|| identifier_of(&bytes)))
+}
+
+/// The system identifier and the version that begin a control file (`ControlFileData`, `catalog/pg_control.h`), in the
+/// byte order of the machine that wrote it: versions are small numbers, as PostgreSQL itself tells the order.
+fn identifier_of(head: &[u8; CONTROL_HEAD]) -> u64 {
+    let [identifier @ .., v0, v1, v2, v3] = *head;
+    if u32::from_le_bytes([v0, v1, v2, v3]) > 0xFFFF {
+        u64::from_be_bytes(identifier)
+    } else {
+        u64::from_le_bytes(identifier)
     }
 }
 

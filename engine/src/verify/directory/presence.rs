@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::sink::HELD_CONTROL_FILE;
 
 /// Files of the manifest that are looked at in one round. An entry takes some 50 bytes.
-const ROUND: u64 = 250_000;
+pub(super) const ROUND: u64 = 250_000;
 
 /// What the manifest says of a file in a bucket that differs.
 struct Listed {
@@ -94,6 +94,6 @@ fn resolve(run: &Run<'_>, facts: &ManifestFacts, buckets: &[usize]) -> Result<()
 }
 
 /// Files that exist only until a backup is complete.
-fn is_leftover(path: &[u8]) -> bool {
+pub(super) fn is_leftover(path: &[u8]) -> bool {
     path == MANIFEST_TMP.as_bytes() || path == HELD_CONTROL_FILE.as_bytes()
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use pgstrata_protocol::manifest::{ChecksumAlgorithm, ChecksumValue};
+use pgstrata_protocol::manifest::{ChecksumAlgorithm, ChecksumValue, WalRange};
 use serde::{Serialize, Serializer};
 
 /// Of more problems than this a report keeps only the number; all of them are told as they are found.
@@ -107,31 +107,111 @@ pub enum Problem {
         /// What the manifest says.
         expected: u64,
     },
+    /// A member of an archive that the manifest does not list.
+    #[error("file \"{}\" is present in archive \"{archive}\" but not in the manifest", shown(.path))]
+    ExtraMember {
+        /// The file.
+        path: Vec<u8>,
+        /// The archive's name.
+        archive: String,
+    },
+    /// A member of an archive that was there before, in this one or another.
+    #[error("file \"{}\" is present more than once, again in archive \"{archive}\"", shown(.path))]
+    MemberTwice {
+        /// The file.
+        path: Vec<u8>,
+        /// The archive's name.
+        archive: String,
+    },
+    /// A member of another length.
+    #[error(
+        "file \"{}\" has size {found} in archive \"{archive}\" but size {expected} in the manifest",
+        shown(.path)
+    )]
+    MemberSize {
+        /// The file.
+        path: Vec<u8>,
+        /// The archive's name.
+        archive: String,
+        /// Its length in bytes.
+        found: u64,
+        /// What the manifest says.
+        expected: u64,
+    },
+    /// The content of a member is not what was backed up.
+    #[error(
+        "checksum mismatch for file \"{}\" in archive \"{archive}\": {algorithm} found {found}, expected {expected} by \
+         the manifest",
+        shown(.path)
+    )]
+    MemberChecksum {
+        /// The file.
+        path: Vec<u8>,
+        /// The archive's name.
+        archive: String,
+        /// The manifest's algorithm for it.
+        algorithm: ChecksumAlgorithm,
+        /// What its content has.
+        found: ChecksumValue,
+        /// What the manifest says.
+        expected: ChecksumValue,
+    },
+    /// An archive that cannot be read to its end. What follows the place is not verified.
+    #[error("archive \"{archive}\": {reason}")]
+    Archive {
+        /// The archive's name.
+        archive: String,
+        /// What is wrong: where, found and expected.
+        reason: String,
+    },
+    /// A file beside the archives that is none.
+    #[error("file \"{}\" is not expected in a tar format backup", shown(.path))]
+    Unexpected {
+        /// The file.
+        path: Vec<u8>,
+    },
+    /// WAL that the backup needs is missing or damaged.
+    #[error("WAL parsing failed for timeline {timeline}: \"{segment}\": {reason}")]
+    Wal {
+        /// The timeline of the range that needs it.
+        timeline: u32,
+        /// The segment, as it was looked for.
+        segment: String,
+        /// What is wrong with it: where, found and expected.
+        reason: String,
+    },
     /// Two looks at the folders saw different files.
     #[error("files were added, removed or resized while they were being verified\nHINT: verify again.")]
     Changing,
 }
 
 impl Problem {
+    pub(super) fn wal(range: &WalRange, segment: String, reason: String) -> Self {
+        Self::Wal { timeline: range.timeline.0, segment, reason }
+    }
+
     /// What is wrong, as a word for programs.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Extra { .. } => "extra",
+            Self::Extra { .. } | Self::ExtraMember { .. } => "extra",
             Self::Missing { .. } => "missing",
-            Self::Size { .. } => "size",
+            Self::Size { .. } | Self::MemberSize { .. } => "size",
             Self::NotRegular { .. } => "not_regular",
-            Self::Duplicate { .. } => "duplicate",
-            Self::Checksum { .. } => "checksum",
+            Self::Duplicate { .. } | Self::MemberTwice { .. } => "duplicate",
+            Self::Checksum { .. } | Self::MemberChecksum { .. } => "checksum",
             Self::Length { .. } => "length",
             Self::Unreadable { .. } => "unreadable",
             Self::Unfinished { .. } => "unfinished",
             Self::SystemIdentifier { .. } => "system_identifier",
+            Self::Archive { .. } => "archive",
+            Self::Unexpected { .. } => "unexpected",
+            Self::Wal { .. } => "wal",
             Self::Changing => "changing",
         }
     }
 
-    /// The path in question, relative to the backup's folder.
+    /// The path in question, relative to the backup's folder; of WAL as it was looked for.
     #[must_use]
     pub fn path(&self) -> Option<&[u8]> {
         match self {
@@ -143,8 +223,15 @@ impl Problem {
             | Self::Checksum { path, .. }
             | Self::Length { path, .. }
             | Self::Unreadable { path, .. }
+            | Self::ExtraMember { path, .. }
+            | Self::MemberTwice { path, .. }
+            | Self::MemberSize { path, .. }
+            | Self::MemberChecksum { path, .. }
+            | Self::Unexpected { path }
             | Self::Unfinished { path } => Some(path),
+            Self::Archive { archive, .. } => Some(archive.as_bytes()),
             Self::SystemIdentifier { .. } => Some(super::CONTROL_FILE),
+            Self::Wal { segment, .. } => Some(segment.as_bytes()),
             Self::Changing => None,
         }
     }

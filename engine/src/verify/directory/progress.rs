@@ -14,13 +14,20 @@ pub enum VerifyPhase {
     Presence,
     /// Contents are read.
     Checksums,
+    /// WAL is read.
+    Wal,
     /// All is done.
     Finished,
 }
 
 impl VerifyPhase {
-    const ALL: [VerifyPhase; 4] =
-        [VerifyPhase::Manifest, VerifyPhase::Presence, VerifyPhase::Checksums, VerifyPhase::Finished];
+    const ALL: [VerifyPhase; 5] = [
+        VerifyPhase::Manifest,
+        VerifyPhase::Presence,
+        VerifyPhase::Checksums,
+        VerifyPhase::Wal,
+        VerifyPhase::Finished,
+    ];
 }
 
 /// The counters, and where problems are told as they are found.
@@ -36,6 +43,8 @@ pub struct VerifyProgress {
     pub files: AtomicU64,
     /// Bytes read and summed up.
     pub bytes: AtomicU64,
+    /// Bytes of WAL read and checked.
+    pub wal_bytes: AtomicU64,
     tell: Box<dyn Fn(&Problem) + Send + Sync>,
 }
 
@@ -49,6 +58,7 @@ impl VerifyProgress {
             files_seen: AtomicU64::new(0),
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            wal_bytes: AtomicU64::new(0),
             tell: Box::new(tell),
         }
     }

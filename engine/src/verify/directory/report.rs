@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use pgstrata_protocol::manifest::WalRange;
 use serde::Serialize;
 
 use super::problem::Problem;
@@ -24,8 +25,12 @@ pub struct VerifyReport {
     pub manifest_version: u32,
     /// The cluster's system identifier, where the manifest has it.
     pub system_identifier: Option<String>,
-    /// WAL that the backup needs to become consistent; it is not looked at.
+    /// WAL that the backup needs to become consistent; of very many ranges the first 64.
     pub wal_ranges: Vec<NeededWal>,
+    /// Whether that WAL was read and checked.
+    pub wal_parsed: bool,
+    /// Bytes of it that were read.
+    pub wal_bytes: u64,
     /// Files in the manifest that are not ignored.
     pub files: u64,
     /// Files whose checksums were compared; the others have none, were skipped, or have another problem.
@@ -65,6 +70,13 @@ pub struct NeededWal {
     pub end: String,
 }
 
+impl From<&WalRange> for NeededWal {
+    fn from(range: &WalRange) -> Self {
+        let WalRange { timeline, start, end } = range;
+        Self { timeline: timeline.0, start: start.to_string(), end: end.to_string() }
+    }
+}
+
 /// Seconds by phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct VerifySeconds {
@@ -76,6 +88,8 @@ pub struct VerifySeconds {
     pub presence: f64,
     /// Reading contents.
     pub checksums: f64,
+    /// Reading WAL.
+    pub wal: f64,
 }
 
 /// What a verification was limited by.
@@ -88,6 +102,8 @@ pub enum VerifyLimit {
     Read,
     /// Reading the manifest, and finding the files.
     Files,
+    /// Reading WAL, one record after the other.
+    Wal,
 }
 
 impl fmt::Display for VerifyLimit {
@@ -96,6 +112,7 @@ impl fmt::Display for VerifyLimit {
             VerifyLimit::Checksums => "checksums (processors)",
             VerifyLimit::Read => "reading from the device",
             VerifyLimit::Files => "manifest and folders",
+            VerifyLimit::Wal => "WAL",
         })
     }
 }
@@ -156,6 +173,9 @@ impl WorkerTimes {
 impl VerifyLimit {
     /// The longest phase decides; within the reading, what the workers' time went to.
     pub(super) fn judge(seconds: &VerifySeconds, workers: &WorkerSeconds) -> VerifyLimit {
+        if seconds.wal > seconds.checksums + seconds.manifest + seconds.presence {
+            return VerifyLimit::Wal;
+        }
         if seconds.checksums < seconds.manifest + seconds.presence {
             return VerifyLimit::Files;
         }
@@ -178,12 +198,14 @@ mod tests {
     #[test]
     fn names_the_limit() {
         let seconds = |presence, checksums| VerifySeconds { presence, checksums, ..Default::default() };
+        let wal = VerifySeconds { wal: 7.0, ..seconds(1.0, 5.0) };
         let workers = |checksums, device, manifest| WorkerSeconds { checksums, device, manifest };
         for (seconds, workers, limit) in [
             (seconds(1.0, 5.0), workers(9.0, 1.0, 0.0), VerifyLimit::Checksums),
             (seconds(1.0, 5.0), workers(1.0, 9.0, 0.0), VerifyLimit::Read),
             (seconds(1.0, 5.0), workers(1.0, 2.0, 7.0), VerifyLimit::Files),
             (seconds(6.0, 5.0), workers(9.0, 1.0, 0.0), VerifyLimit::Files),
+            (wal, workers(9.0, 1.0, 0.0), VerifyLimit::Wal),
         ] {
             assert_eq!(VerifyLimit::judge(&seconds, &workers), limit);
         }

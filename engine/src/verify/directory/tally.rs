@@ -5,7 +5,7 @@
 //! drawn at random for each run, so nobody can choose names that do. Where sides differ, only the buckets that
 //! differ need a closer look.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Number of buckets; a power of two. Ten million files make about 2,400 to a bucket.
@@ -65,10 +65,19 @@ impl Tally {
 
     /// Adds a file. Any number of threads may do so at a time.
     pub(super) fn add(&self, keys: &Keys, path: &[u8], size: u64) {
+        self.add_hashes(keys, path, (path, size));
+    }
+
+    /// Adds a file with the checksum of its content. A side's files are all added with theirs, or none is.
+    pub(super) fn add_content(&self, keys: &Keys, path: &[u8], size: u64, checksum: &[u8]) {
+        self.add_hashes(keys, path, (path, size, checksum));
+    }
+
+    fn add_hashes(&self, keys: &Keys, path: &[u8], facts: impl Hash + Copy) {
         let bucket = &self.buckets[keys.fingerprint(path).bucket];
         bucket.count.fetch_add(1, Ordering::Relaxed);
-        bucket.sum.fetch_add(keys.pair.hash_one((path, size)), Ordering::Relaxed);
-        bucket.other_sum.fetch_add(keys.other_pair.hash_one((path, size)), Ordering::Relaxed);
+        bucket.sum.fetch_add(keys.pair.hash_one(facts), Ordering::Relaxed);
+        bucket.other_sum.fetch_add(keys.other_pair.hash_one(facts), Ordering::Relaxed);
     }
 
     /// The buckets in which this side and `other` differ, in groups; this side has at most `most` files in a
@@ -106,6 +115,19 @@ mod tests {
             tally.add(keys, path.as_bytes(), *size);
         }
         tally
+    }
+
+    #[test]
+    fn a_checksum_counts() {
+        let keys = Keys::default();
+        let with = |checksum: &[u8]| {
+            let tally = Tally::new();
+            tally.add_content(&keys, b"a", 1, checksum);
+            tally
+        };
+        assert!(with(b"1234").differing(&with(b"1234"), 10).is_empty());
+        assert_eq!(with(b"1234").differing(&with(b"1235"), 10), [[keys.fingerprint(b"a").bucket]]);
+        assert!(!with(b"1234").differing(&with(b""), 10).is_empty());
     }
 
     #[test]

@@ -8,17 +8,21 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pgstrata_protocol::Lsn;
-use pgstrata_protocol::TimelineId;
 use pgstrata_protocol::manifest::{
     Checksum, ChecksumAlgorithm, ManifestFile, ManifestVersion, ManifestWriter, ModifiedTime, WalRange,
 };
 use tempfile::TempDir;
 
+use super::made_wal::MadeWal;
 use super::*;
 use crate::ring::{FaultKind, FaultPlan, IoMode};
 
+mod archives;
+mod wal;
+
 const IDENTIFIER: u64 = 7_000_000_000_000_000_001;
+/// In the middle of a page, in the middle of a segment.
+const WAL_START: u64 = 0x20_5028;
 const LARGE: &str = "base/5/16384";
 const ODD: &[u8] = b"base/5/odd\xff\xfename";
 const IN_TABLESPACE: &str = "pg_tblspc/16400/PG_15_202209061/5/16500";
@@ -27,6 +31,7 @@ const IN_TABLESPACE: &str = "pg_tblspc/16400/PG_15_202209061/5/16500";
 struct Sample {
     scratch: TempDir,
     files: Vec<ManifestFile>,
+    wal: Vec<WalRange>,
 }
 
 fn content(seed: u8, length: usize) -> Vec<u8> {
@@ -36,7 +41,7 @@ fn content(seed: u8, length: usize) -> Vec<u8> {
 impl Sample {
     fn new(algorithm: ChecksumAlgorithm) -> Self {
         let scratch = tempfile::tempdir().expect("a temporary folder");
-        let mut sample = Self { scratch, files: Vec::new() };
+        let mut sample = Self { scratch, files: Vec::new(), wal: Vec::new() };
         let backup = sample.backup();
         for folder in ["base/1", "base/5", "global", "pg_tblspc", "pg_twophase", "pg_wal"] {
             fs::create_dir_all(backup.join(folder)).expect("made");
@@ -45,6 +50,7 @@ impl Sample {
         symlink(sample.tablespace(), backup.join("pg_tblspc/16400")).expect("linked");
         let mut control = content(0, 8192);
         control[..8].copy_from_slice(&IDENTIFIER.to_le_bytes());
+        control[8..12].copy_from_slice(&1300_u32.to_le_bytes());
         for (path, content) in [
             (IN_TABLESPACE.as_bytes(), content(1, 40_000)),
             (b"PG_VERSION", b"15\n".to_vec()),
@@ -56,9 +62,12 @@ impl Sample {
         ] {
             sample.add(path, &content, algorithm);
         }
-        for unlisted in ["pg_wal/000000010000000000000002", "standby.signal", "postgresql.auto.conf"] {
+        for unlisted in ["pg_wal/archive_status", "standby.signal", "postgresql.auto.conf"] {
             fs::write(backup.join(unlisted), b"not in the manifest").expect("written");
         }
+        let log = MadeWal::new(IDENTIFIER, 1, WAL_START, 5);
+        log.write_to(&backup.join("pg_wal"));
+        sample.wal.push(log.range());
         sample.write_manifest();
         sample
     }
@@ -101,8 +110,7 @@ impl Sample {
         for file in &self.files {
             writer.file(file).expect("written");
         }
-        let range = WalRange { timeline: TimelineId(1), start: Lsn(0x200_0028), end: Lsn(0x200_0100) };
-        writer.finish(&[range]).expect("finished");
+        writer.finish(&self.wal).expect("finished");
     }
 
     /// Has the page cache forget the files, where the file system has one.
@@ -142,6 +150,11 @@ fn found(report: &VerifyReport) -> Vec<String> {
     assert_eq!(report.problem_count, found.len() as u64);
     assert_eq!(report.verified, found.is_empty());
     found
+}
+
+/// What was found, in words.
+fn told(report: &VerifyReport) -> Vec<String> {
+    report.problems.iter().map(ToString::to_string).collect()
 }
 
 fn flip(path: &Path, at: u64) {
@@ -368,14 +381,12 @@ fn a_damaged_manifest_is_not_compared_with() {
 }
 
 #[test]
-fn what_is_no_plain_backup_is_refused() {
+fn what_is_no_backup_is_refused() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
-    fs::write(scratch.path().join("base.tar.zst"), b"").expect("written");
-    fs::write(scratch.path().join(MANIFEST), b"").expect("written");
-    let refused = verify(&VerifyConfig::of(scratch.path())).expect_err("tar");
-    assert!(refused.to_string().contains("tar format"), "{refused}");
     let refused = verify(&VerifyConfig::of(scratch.path().join("nowhere"))).expect_err("not there");
     assert!(refused.to_string().contains("could not open directory"), "{refused}");
+    let refused = verify(&VerifyConfig::of(scratch.path())).expect_err("empty");
+    assert!(refused.to_string().contains("could not open"), "{refused}");
 }
 
 #[test]
@@ -383,6 +394,7 @@ fn the_manifest_must_be_this_clusters() {
     let mut sample = Sample::new(ChecksumAlgorithm::Crc32c);
     let mut control = content(0, 8192);
     control[..8].copy_from_slice(&5u64.to_le_bytes());
+    control[8..12].copy_from_slice(&1300_u32.to_le_bytes());
     sample.files.retain(|file| file.path != b"global/pg_control");
     sample.add(b"global/pg_control", &control, ChecksumAlgorithm::Crc32c);
     sample.write_manifest();

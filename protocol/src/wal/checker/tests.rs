@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::wal::SegmentStart;
 
 const SEGMENT: u64 = 1 << 20;
 const START: u64 = 5 * SEGMENT;
@@ -274,6 +275,81 @@ fn the_last_position_there_is_ends_nothing_in_a_loop() {
     checker.format =
         Some(Format { order: ByteOrder::Little, magic: 0, page_size: 8192, timeline: TimelineId(1) });
     let _ = checker.push(&[1; 4096]);
+}
+
+#[test]
+fn pages_before_the_first_record_can_be_left_out() {
+    let mut log = Log::new(8192);
+    log.record(&body(40_000, 1), 10, 0);
+    log.record(&body(20_000, 2), 10, 0);
+    let (start, end) = log.records[1];
+    // Nobody reads this.
+    log.bytes[17_000] ^= 0xFF;
+    let mut checker = WalChecker::new(origin(), Lsn(start));
+    assert_eq!(checker.skip_to_first_record(), Lsn(START));
+    checker.push(&log.bytes[..40]).unwrap();
+    let page = checker.skip_to_first_record();
+    assert_eq!(page, Lsn(start & !8191));
+    assert_eq!(checker.skip_to_first_record(), page);
+    for byte in &log.bytes[usize::try_from(page.0 - START).unwrap()..] {
+        checker.push(&[*byte]).unwrap();
+    }
+    assert_eq!(checker.verified(), Lsn(end));
+    checker.finish(Lsn(end)).unwrap();
+}
+
+#[test]
+fn an_end_is_where_a_record_ends() {
+    let mut log = Log::new(8192);
+    log.record(&body(100, 1), 10, 0);
+    log.record(&body(10_000, 2), 10, 0);
+    let [first, second] = [log.records[0], log.records[1]].map(|(_, end)| end);
+    let judge = |taken: u64, end: u64| {
+        let mut checker = log.checker();
+        checker.push(&log.bytes[..usize::try_from(taken - START).unwrap()]).unwrap();
+        checker.finish(Lsn(end)).map_err(|error| error.to_string())
+    };
+    assert_eq!((judge(first, first), judge(second, second)), (Ok(()), Ok(())));
+    assert_eq!(
+        judge(first + 64, first + 64).unwrap_err(),
+        "WAL record at 0/5000A8: found no end in the bytes up to 0/5000E8 for its length 10024, \
+         expected it at or before 0/5000E8"
+    );
+    assert!(
+        judge(first, second).unwrap_err().starts_with("WAL record at 0/5000A8: found no end in the bytes")
+    );
+    // Behind the header of a page that is empty yet.
+    let mut log = Log::new(8192);
+    log.record(&body(8192 - 40 - 24, 1), 10, 0);
+    assert_eq!(log.at(), START + 8192);
+    log.page(0, 0);
+    let mut checker = log.checker();
+    checker.push(&log.bytes[..8192]).unwrap();
+    checker.finish(Lsn(START + 8192)).unwrap();
+    assert!(checker.finish(Lsn(START + 8192 + 24)).is_err());
+    checker.push(&log.bytes[8192..]).unwrap();
+    checker.finish(Lsn(START + 8192 + 24)).unwrap();
+}
+
+#[test]
+fn a_segments_first_page_names_its_cluster() {
+    for big_endian in [false, true] {
+        let log = Log::in_order(8192, big_endian);
+        let header: [u8; SegmentStart::LENGTH] = log.bytes[..40].try_into().unwrap();
+        let expected = SegmentStart {
+            system_identifier: SYSTEM,
+            segment_size: WalSegmentSize::new(SEGMENT).unwrap(),
+            address: Lsn(START),
+            timeline: TimelineId(3),
+        };
+        assert_eq!(SegmentStart::parse(&header), Some(expected));
+        // No magic, no long header, no size of a segment.
+        for (at, flip) in [(usize::from(!big_endian), 0x10), (2 + usize::from(big_endian), 2), (33, 1)] {
+            let mut damaged = header;
+            damaged[at] ^= flip;
+            assert_eq!(SegmentStart::parse(&damaged), None, "{at}");
+        }
+    }
 }
 
 fn logs() -> impl Strategy<Value = Log> {
