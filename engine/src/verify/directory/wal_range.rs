@@ -116,7 +116,14 @@ fn begin(
     // What is no such header is refused by the checker, which says why.
     let found = SegmentStart::parse(head).map(|start| start.system_identifier);
     let system_identifier = *identifier.get_or_insert(found.unwrap_or_default());
-    let origin = WalOrigin { system_identifier, timeline: range.timeline, segment_size: size };
+    let origin = WalOrigin {
+        system_identifier,
+        timeline: range.timeline,
+        segment_size: size,
+        // The manifest names no version; the first page tells both.
+        magic: None,
+        page_size: None,
+    };
     let mut checker = WalChecker::new(origin, range.start);
     checker.push(head)?;
     checker.skip_to_first_record();
