@@ -137,7 +137,10 @@ impl Interposer {
     /// The server's connection string, leading through here.
     #[must_use]
     pub fn conninfo(&self, server: &Server) -> String {
-        server.conninfo().replace(&format!("port={}", server.port()), &format!("port={}", self.port))
+        let conninfo =
+            server.conninfo().replace(&format!("port={}", server.port()), &format!("port={}", self.port));
+        // Faults are placed by counting bytes: the first is the first message's, no answer to a request for TLS.
+        format!("{conninfo} sslmode=disable")
     }
 
     /// How many connections have come.
