@@ -1,4 +1,4 @@
-//! Where a backup's WAL segments lie: files of a folder.
+//! Where a backup's WAL segments lie: files of a folder, or members of archives.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
