@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pgstrata_tests as harness;
+use pgstrata_tests::fake::{FakeBackup, FakeServer, Script};
 use pgstrata_tests::{Finished, Manifest, Relocation, Source, Workload, basebackup};
 use rustix::process::Signal;
 
@@ -291,6 +292,19 @@ fn targets_are_the_servers_affair() {
             finished.expect_failure().expect_stderr("could not initiate base backup").expect_stderr(expected);
         }
     }
+}
+
+#[test]
+fn what_was_to_stay_with_the_server_is_not_taken() {
+    let script = Script::version(18).answer("BASE_BACKUP", FakeBackup::honest(18).reply());
+    let server = FakeServer::start(script);
+    let run = harness::pgstrata(["basebackup", "-t", "blackhole", "-X", "none", "-d"]).arg(server.conninfo());
+    run.run().expect_failure().expect_stderr("the server sent data, expected it to keep the backup");
+    assert!(
+        server.queries().iter().any(|query| query.contains("TARGET 'blackhole'")),
+        "{:?}",
+        server.queries()
+    );
 }
 
 #[test]

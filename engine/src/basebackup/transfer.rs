@@ -165,8 +165,16 @@ impl Run<'_> {
         let may_wait = self.config.waits_for_archive();
         let compression = self.config.arrives_compressed();
         let expected = ExpectedStream { typed, compression, may_wait, tablespaces: archives, manifest };
-        let source = StreamSource::new(expected, outputs.sink(), feeder, progress, observer);
-        let end = source.drive(&mut stream)?;
+        let mut source = StreamSource::new(expected, outputs.sink(), feeder, progress, observer);
+        let end = match source.drive(&mut stream) {
+            Ok(end) => end,
+            Err(failure @ (Failure::Stopped | Failure::ServerChecksum)) => return Err(failure),
+            Err(failure) => {
+                // Before the source goes, and the ledger finds the same disk full.
+                self.stop.throw(failure);
+                return Err(Failure::Stopped);
+            }
+        };
         if end.end.lsn < start.lsn || end.end.timeline < start.timeline {
             let BackupPosition { lsn, timeline } = end.end;
             let why = format!(

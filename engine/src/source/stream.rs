@@ -120,8 +120,9 @@ impl<'a> StreamSource<'a> {
         }
     }
 
-    /// Receives it all, to the end of the command.
-    pub fn drive(mut self, stream: &mut BulkStream) -> Result<StreamEnd, Failure> {
+    /// Receives it all, to the end of the command. After a failure the source must live until that is told: what its
+    /// end lets others run into is consequence, not cause.
+    pub fn drive(&mut self, stream: &mut BulkStream) -> Result<StreamEnd, Failure> {
         if matches!(self.layout, Layout::Untyped { .. }) {
             self.begin_untyped_copy(0)?;
         }
@@ -350,7 +351,7 @@ impl<'a> StreamSource<'a> {
         manifest.write_all(bytes).map_err(|error| Failure::disk("write to", "backup_manifest.tmp", error))
     }
 
-    fn end(mut self, reply: &CompletedReply) -> Result<StreamEnd, Failure> {
+    fn end(&mut self, reply: &CompletedReply) -> Result<StreamEnd, Failure> {
         self.check_complete()?;
         let writing = |error| Failure::disk("write to", "backup_manifest.tmp", error);
         if let Some(manifest) = &mut self.manifest {

@@ -146,3 +146,57 @@ impl Deflater {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use flate2::bufread::GzDecoder;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    /// Joins chunks as [`Deflater`] does.
+    fn gzip(plain: &[u8], chunk: usize, level: u32) -> Vec<u8> {
+        let mut compress = Compress::new(Compression::new(level), false);
+        let (mut stream, mut crc) = (HEADER.to_vec(), Crc::new());
+        for (number, data) in plain.chunks(chunk).enumerate() {
+            let begin = number * chunk;
+            let dictionary = &plain[begin.saturating_sub(WINDOW)..begin];
+            let deflated = deflate(&mut compress, dictionary, data).expect("memory");
+            stream.extend_from_slice(&deflated.bytes);
+            crc.combine(&deflated.crc);
+        }
+        stream.extend_from_slice(&LAST_BLOCK);
+        stream.extend_from_slice(&crc.sum().to_le_bytes());
+        stream.extend_from_slice(&crc.amount().to_le_bytes());
+        stream
+    }
+
+    #[test]
+    fn blocks_are_one_member_at_the_ratio_of_one_thread() {
+        let text: Vec<u8> =
+            (0..150_000_u64).flat_map(|n| format!("{:x} ", n * n % 9973).into_bytes()).collect();
+        let mut state = 1_u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        })
+        .take(300_000)
+        .collect();
+        for plain in [text, noise, vec![0; 1 << 20], b"x".to_vec(), Vec::new()] {
+            for (chunk, level) in [(64 << 10, 6), (256 << 10, 1), (8192, 9)] {
+                let stream = gzip(&plain, chunk, level);
+                // This reader stops at the end of the first member.
+                let (mut decoder, mut found) = (GzDecoder::new(&stream[..]), Vec::new());
+                decoder.read_to_end(&mut found).expect("one valid member");
+                assert!(found == plain && decoder.into_inner().is_empty(), "{chunk} {level}");
+                let mut whole = GzEncoder::new(Vec::new(), Compression::new(level));
+                whole.write_all(&plain).expect("memory");
+                let whole = whole.finish().expect("memory").len();
+                let chunks = plain.len().div_ceil(chunk);
+                assert!(stream.len() <= whole + whole / 50 + 64 * (chunks + 1), "{} {whole}", stream.len());
+            }
+        }
+    }
+}
