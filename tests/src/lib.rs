@@ -20,6 +20,7 @@ mod aftermath;
 mod artifacts;
 mod collector;
 mod compare;
+mod disk;
 pub mod fake;
 mod interposer;
 mod invocation;

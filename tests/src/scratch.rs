@@ -1,5 +1,5 @@
-//! Scratch directories: one a test, below cargo's target directory where the server's account can get there, else
-//! below `/var/tmp`.
+//! Scratch directories: one a test, on a file system of the process's own where one can be mounted (`disk.rs`), else
+//! below cargo's target directory where the server's account can get there, else below `/var/tmp`.
 //!
 //! Invariants: a scratch directory is locked as long as its test lives, so that a later run knows which ones were left
 //! behind by a kill, and removes them with all that is mounted in them. `PGSTRATA_KEEP_SCRATCH=1` keeps them all.
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pgstrata::postmaster::Unprivileged;
 use rustix::fs::FlockOperation;
 
-use crate::artifacts;
+use crate::{artifacts, disk};
 
 const PREFIX: &str = "run-";
 
@@ -35,14 +35,15 @@ impl Scratch {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "a default value would hide that a directory is made")]
     pub fn new() -> Self {
+        Self::on(home())
+    }
+
+    fn on(place: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        static SWEPT: OnceLock<()> = OnceLock::new();
-        let base = base();
-        SWEPT.get_or_init(Self::sweep);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = base.join(format!("{PREFIX}{}-{number}", std::process::id()));
+        let dir = place.join(format!("{PREFIX}{}-{number}", std::process::id()));
         // Between creation and lock the directory would look left behind.
-        let _guard = lock_base(base);
+        let _guard = lock_base(base());
         fs::create_dir(&dir).unwrap_or_else(|error| panic!("{}: cannot create: {error}", dir.display()));
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("the directory is ours");
         let lock = File::open(&dir).expect("the directory is ours");
@@ -82,12 +83,31 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if std::env::var_os("PGSTRATA_KEEP_SCRATCH").is_some() {
+        if keeps() {
             eprintln!("kept {}", self.dir.display());
         } else if let Err(error) = remove(&self.dir) {
             eprintln!("{}: cannot remove: {error}", self.dir.display());
         }
     }
+}
+
+/// Where scratch directories are made.
+fn home() -> &'static Path {
+    static HOME: OnceLock<PathBuf> = OnceLock::new();
+    HOME.get_or_init(|| {
+        Scratch::sweep();
+        if keeps() {
+            return base().to_owned();
+        }
+        disk::mount(Scratch::on(base())).unwrap_or_else(|reason| {
+            eprintln!("scratch directories have no file system of their own: {reason}");
+            base().to_owned()
+        })
+    })
+}
+
+fn keeps() -> bool {
+    std::env::var_os("PGSTRATA_KEEP_SCRATCH").is_some()
 }
 
 /// The directory that everything of the tests lives in, the same for all runs of one target directory.
