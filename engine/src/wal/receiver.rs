@@ -49,7 +49,8 @@ pub struct WalReceiverConfig {
     pub system_identifier: u64,
     /// How often the position is reported unasked; zero for never.
     pub status_interval: Duration,
-    /// After how much silence the server counts as lost, although it was asked for a sign; zero for never.
+    /// The server counts as lost where no whole message comes for so long, although it was asked for a sign; zero for
+    /// never. It is also the time that one message, of at most 128 KiB of WAL, may take.
     pub stall_timeout: Duration,
     /// What has become of the permanent slot that was to be made; a failed run has to see to it.
     pub made_slot: Arc<MadeSlot>,
@@ -217,7 +218,17 @@ async fn receive(
         _ => return Err(Failure::stream("START_REPLICATION", &"the server did not begin to stream")),
     }
     let first = writer.written();
-    let mut stream = WalStream { session, writer, checker, progress, first, config, reply_requested: false };
+    let mut stream = WalStream {
+        session,
+        writer,
+        checker,
+        progress,
+        first,
+        config,
+        reply_requested: false,
+        heard_message: false,
+        within_message: false,
+    };
     stream.run(target).await?;
     let received = stream.writer.written().0 - first.0;
     let WalStream { session, writer, .. } = stream;
@@ -312,6 +323,10 @@ struct WalStream<'a> {
     first: Lsn,
     config: WalReceiverConfig,
     reply_requested: bool,
+    /// Whether a message has ended since this was last asked.
+    heard_message: bool,
+    /// Whether a message has begun and not ended.
+    within_message: bool,
 }
 
 impl WalStream<'_> {
@@ -321,14 +336,17 @@ impl WalStream<'_> {
         let mut reported = Instant::now();
         let mut heard = Instant::now();
         let mut asked = false;
-        let mut fresh = false;
         loop {
             let flushed = self.writer.flushed();
+            let begun = Instant::now();
             let taken = self.take_events(&mut decoder)?;
-            if std::mem::take(&mut fresh) {
-                // Counted from here: the time in which we wrote and synced is not the server's silence.
+            // The time in which we wrote and synced is not the server's silence. Bytes alone are no sign of life: where
+            // a length was changed on its way, what follows trickles into a message that never ends.
+            if std::mem::take(&mut self.heard_message) {
                 heard = Instant::now();
                 asked = false;
+            } else {
+                heard += begun.elapsed();
             }
             // Padding behind the last record counts as checked before it is here.
             let have = self.writer.written().min(self.checker.verified());
@@ -358,8 +376,9 @@ impl WalStream<'_> {
             }
             let stall = self.config.stall_timeout;
             if !stall.is_zero() && heard.elapsed() >= stall {
+                let sent = if self.within_message { "sent no whole message" } else { "sent nothing" };
                 return Err(Failure::Wal(format!(
-                    "the server sent nothing for {stall:?}, although it was asked to"
+                    "the server {sent} for {stall:?}, although it was asked to"
                 )));
             }
             // A living server answers this at once; silence from then on is a lost connection.
@@ -378,8 +397,7 @@ impl WalStream<'_> {
             };
             tokio::select! {
                 received = wait => {
-                    let received = received.map_err(|error| Failure::session("the WAL stream broke off", error))?;
-                    fresh = received.is_some();
+                    received.map_err(|error| Failure::session("the WAL stream broke off", error))?;
                 }
                 changed = target.changed() => changed.map_err(|_| Failure::Stopped)?,
             }
@@ -394,6 +412,8 @@ impl WalStream<'_> {
                 None => return Ok(Taken::All),
                 Some(CopyEvent::End) => return Ok(Taken::Ended),
                 Some(CopyEvent::Data { chunk, first, last }) => {
+                    self.heard_message |= last;
+                    self.within_message = !last;
                     let events = decoder
                         .push(chunk, first, last)
                         .map_err(|error| Failure::stream("WAL stream", &error))?;
