@@ -11,6 +11,7 @@ pub mod demo;
 pub mod failure;
 pub mod pipeline;
 pub mod postmaster;
+pub mod receivewal;
 pub mod ring;
 pub mod sink;
 pub mod source;

@@ -13,6 +13,7 @@ mod message;
 mod open_files;
 mod plain;
 mod progress;
+mod receivewal;
 mod run_basebackup;
 mod signals;
 mod stock;
@@ -42,6 +43,9 @@ enum Command {
     BaseBackup(Box<basebackup::BaseBackupArgs>),
     Demo(demo::DemoArgs),
     Links(links::LinksArgs),
+    /// Receive the write-ahead log of a running PostgreSQL server
+    #[command(name = "receivewal")]
+    ReceiveWal(Box<receivewal::ReceiveWalArgs>),
     /// Verify a backup against its manifest
     #[command(name = "verifybackup")]
     VerifyBackup(Box<verifybackup::VerifyBackupArgs>),
@@ -74,6 +78,7 @@ fn as_tool(tool: Tool, arguments: Vec<OsString>) -> Result<Command, ExitCode> {
     message::speak_as(tool.name(), true);
     match tool {
         Tool::BaseBackup => settle(tool.parse(arguments)).map(Command::BaseBackup),
+        Tool::ReceiveWal => settle(tool.parse(arguments)).map(Command::ReceiveWal),
         Tool::VerifyBackup => settle(tool.parse(arguments)).map(Command::VerifyBackup),
     }
 }
@@ -90,6 +95,7 @@ fn run(command: &Command) -> ExitCode {
         Command::BaseBackup(args) => run_basebackup::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Links(args) => links::run(args),
+        Command::ReceiveWal(args) => receivewal::run(args),
         Command::VerifyBackup(args) => verifybackup::run(args),
     };
     match outcome {

@@ -16,6 +16,8 @@ const STOCK_VERSION: &str = "18.4";
 pub(super) enum Tool {
     /// `pg_basebackup`
     BaseBackup,
+    /// `pg_receivewal`
+    ReceiveWal,
     /// `pg_verifybackup`
     VerifyBackup,
 }
@@ -33,7 +35,7 @@ pub(super) enum Parsed<T> {
 
 impl Tool {
     /// All there are.
-    pub(super) const ALL: [Tool; 2] = [Tool::BaseBackup, Tool::VerifyBackup];
+    pub(super) const ALL: [Tool; 3] = [Tool::BaseBackup, Tool::ReceiveWal, Tool::VerifyBackup];
 
     /// The tool whose name the program was called by, with whatever path.
     pub(super) fn called_as(program: Option<&OsStr>) -> Option<Self> {
@@ -45,6 +47,7 @@ impl Tool {
     pub(super) fn name(self) -> &'static str {
         match self {
             Tool::BaseBackup => "pg_basebackup",
+            Tool::ReceiveWal => "pg_receivewal",
             Tool::VerifyBackup => "pg_verifybackup",
         }
     }
@@ -52,6 +55,7 @@ impl Tool {
     fn usage(self) -> &'static str {
         match self {
             Tool::BaseBackup => "pg_basebackup [OPTION]...",
+            Tool::ReceiveWal => "pg_receivewal [OPTION]...",
             Tool::VerifyBackup => "pg_verifybackup [OPTION]... BACKUPDIR",
         }
     }
@@ -59,6 +63,7 @@ impl Tool {
     fn about(self) -> &'static str {
         match self {
             Tool::BaseBackup => "pg_basebackup takes a base backup of a running PostgreSQL server.",
+            Tool::ReceiveWal => "pg_receivewal receives PostgreSQL streaming write-ahead logs.",
             Tool::VerifyBackup => "pg_verifybackup verifies a backup against the backup manifest.",
         }
     }
@@ -156,7 +161,8 @@ impl Tool {
 }
 
 /// Long options that the stock tools do not have. They must not make a shortened one ambiguous.
-const OURS: [&str; 7] = ["buffers", "check-pages", "discard", "io", "json", "stall-timeout", "workers"];
+const OURS: [&str; 8] =
+    ["buffers", "check-pages", "discard", "io", "json", "no-check-wal", "stall-timeout", "workers"];
 
 /// What getopt_long does not take.
 enum Misspelled {
@@ -263,6 +269,7 @@ mod tests {
         for (program, tool) in [
             ("pg_basebackup", Some(Tool::BaseBackup)),
             ("/usr/local/bin/pg_verifybackup", Some(Tool::VerifyBackup)),
+            ("pg_receivewal", Some(Tool::ReceiveWal)),
             ("./pgstrata", None),
             ("pg_basebackup.old", None),
             ("", None),

@@ -7,12 +7,13 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pgstrata_protocol::wire::frontend;
 
-use super::bulk_socket::{BATCH, SocketReceiver};
+use super::alarm::Alarm;
+use super::bulk_socket::{BATCH, SocketReceiver, Waited};
 use super::error::SessionError;
 use super::exchange::{CopyEvent, Exchange, NoticeSink, Reply};
 use super::socket::{CancelHandle, Wire};
@@ -28,6 +29,17 @@ pub trait BulkReceive: Send {
     /// # Errors
     /// Kind `WouldBlock` or `TimedOut` where nothing came within the source's time limit.
     fn receive(&mut self, into: &mut [u8]) -> io::Result<usize>;
+}
+
+/// What ended a [`BulkStream::wait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Bytes have come: [`BulkStream::next_event`] has them.
+    Bytes,
+    /// The alarm rang.
+    Alarm,
+    /// Nothing, until the deadline.
+    Nothing,
 }
 
 /// A session's connection from within a copy on, for a thread of its own.
@@ -76,6 +88,7 @@ impl BulkStream {
         let limit = limit.filter(|limit| !limit.is_zero());
         if let Source::Socket { receiver, .. } = &mut self.source {
             receiver.set_limit(limit).map_err(SessionError::receiving)?;
+            receiver.set_send_limit(limit).map_err(SessionError::sending)?;
         }
         self.stall = limit;
         Ok(())
@@ -90,7 +103,11 @@ impl BulkStream {
         let result = match &mut self.source {
             Source::Socket { receiver, tls: None, .. } => receiver.receive(&mut self.exchange.buffer),
             Source::Socket { receiver, tls: Some(tls), .. } => {
-                receive_secure(receiver, tls, &mut self.exchange.buffer)
+                let receive = |wire: &mut [u8]| receiver.receive(wire).map(Waited::Bytes);
+                receive_secure(tls, &mut self.exchange.buffer, receive).map(|waited| match waited {
+                    Waited::Bytes(received) => received,
+                    Waited::Alarm | Waited::Time => unreachable!("a plain receive waits for bytes alone"),
+                })
             }
             Source::Other(receiver) => receiver.receive(&mut self.exchange.buffer),
         };
@@ -107,6 +124,107 @@ impl BulkStream {
                 }
             }
             Err(error) => Err(SessionError::receiving(error)),
+        }
+    }
+
+    /// As [`Self::receive`], but no longer than until `alarm` rings or `deadline` passes; the stall limit counts for
+    /// nothing here.
+    ///
+    /// # Errors
+    /// As [`Self::receive`], but for [`SessionError::Stalled`].
+    pub fn wait(&mut self, alarm: &Alarm, deadline: Option<Instant>) -> Result<Heard, SessionError> {
+        self.exchange.rewind()?;
+        let result = match &mut self.source {
+            Source::Socket { receiver, tls: None, .. } => {
+                receiver.wait(&mut self.exchange.buffer, alarm, deadline)
+            }
+            Source::Socket { receiver, tls: Some(tls), .. } => {
+                receive_secure(tls, &mut self.exchange.buffer, |wire| receiver.wait(wire, alarm, deadline))
+            }
+            Source::Other(receiver) => receiver.receive(&mut self.exchange.buffer).map(Waited::Bytes),
+        };
+        match result {
+            _ if self.wire().is_some_and(|wire| wire.is_cancelled()) => Err(SessionError::Cancelled),
+            Ok(Waited::Bytes(received)) => self.exchange.on_received(received).map(|_| Heard::Bytes),
+            Ok(Waited::Alarm) => Ok(Heard::Alarm),
+            Ok(Waited::Time) => Ok(Heard::Nothing),
+            Err(error) => Err(SessionError::receiving(error)),
+        }
+    }
+
+    /// Sends messages, encoded by [`frontend`].
+    ///
+    /// # Errors
+    /// [`SessionError::Io`], [`SessionError::Cancelled`], or [`SessionError::Stalled`] where the server takes nothing:
+    /// the session is over.
+    pub fn send(&mut self, out: &[u8]) -> Result<(), SessionError> {
+        let Source::Socket { receiver, tls, wire } = &mut self.source else {
+            return Err(SessionError::OutOfPlace("nobody listens to what is recorded"));
+        };
+        let sent = match tls {
+            None => receiver.send_all(out),
+            Some(stream) => stream.tls.encrypt(out).and_then(|out| receiver.send_all(&out)),
+        };
+        sent.map_err(|error| match (error.kind(), self.stall) {
+            _ if wire.is_cancelled() => SessionError::Cancelled,
+            (io::ErrorKind::WouldBlock, Some(limit)) => SessionError::Stalled { limit },
+            _ => SessionError::sending(error),
+        })
+    }
+
+    /// Sends a command and returns its reply up to where `CopyData` begins, or all of it where none does.
+    /// `gives_up` is asked before each wait, and `alarm` ends a wait.
+    ///
+    /// # Errors
+    /// As [`super::Session::simple_query`]; [`SessionError::Cancelled`] where it was given up, which ends the session.
+    pub fn ask(
+        &mut self,
+        command: &str,
+        alarm: &Alarm,
+        gives_up: impl Fn() -> bool,
+    ) -> Result<Reply, SessionError> {
+        self.exchange.check_idle()?;
+        let mut out = BytesMut::new();
+        frontend::query(command, &mut out)?;
+        self.send(&out)?;
+        self.exchange.begin();
+        self.reply(alarm, gives_up)
+    }
+
+    /// As [`Self::resume`], but given up where `gives_up` says so.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn reply(&mut self, alarm: &Alarm, gives_up: impl Fn() -> bool) -> Result<Reply, SessionError> {
+        loop {
+            if let Some(reply) = self.exchange.next_reply()? {
+                return Ok(reply);
+            }
+            let deadline = self.stall.map(|limit| (limit, Instant::now() + limit));
+            loop {
+                if gives_up() {
+                    return Err(SessionError::Cancelled);
+                }
+                match self.wait(alarm, deadline.map(|(_, deadline)| deadline))? {
+                    Heard::Bytes => break,
+                    Heard::Alarm => {}
+                    Heard::Nothing => {
+                        let limit = deadline.map(|(limit, _)| limit).unwrap_or_default();
+                        return Err(SessionError::Stalled { limit });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Receives piece by piece from now on, where batches would make somebody wait for the last piece.
+    ///
+    /// # Errors
+    /// [`SessionError::Io`] where the socket refuses.
+    pub fn never_batch(&mut self) -> Result<(), SessionError> {
+        match &mut self.source {
+            Source::Socket { receiver, .. } => receiver.never_batch().map_err(SessionError::receiving),
+            Source::Other(_) => Ok(()),
         }
     }
 
@@ -160,21 +278,22 @@ impl BulkStream {
     }
 }
 
-/// Waits until something of the conversation is received, and decrypts all that is there of it.
+/// Receives until something of the conversation is there, or the wait ends otherwise, and decrypts all that is there.
 fn receive_secure(
-    receiver: &mut SocketReceiver,
     stream: &mut TlsStream,
     into: &mut [u8],
-) -> io::Result<usize> {
+    mut receive: impl FnMut(&mut [u8]) -> io::Result<Waited>,
+) -> io::Result<Waited> {
     loop {
         let decrypted = stream.decrypt(into)?;
         if decrypted > 0 || stream.tls.is_closed() {
-            return Ok(decrypted);
+            return Ok(Waited::Bytes(decrypted));
         }
         (stream.at, stream.filled) = (0, 0);
-        stream.filled = receiver.receive(&mut stream.wire)?;
-        if stream.filled == 0 {
-            return Ok(0);
+        match receive(&mut stream.wire)? {
+            Waited::Bytes(0) => return Ok(Waited::Bytes(0)),
+            Waited::Bytes(received) => stream.filled = received,
+            ended => return Ok(ended),
         }
     }
 }

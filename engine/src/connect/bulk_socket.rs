@@ -6,10 +6,13 @@
 //! forever: its time is limited, and a stream that does not fill batches is received piece by piece instead.
 
 use std::io::{self, Read as _, Write as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::RecvFlags;
 use socket2::{Domain, Socket};
 
+use super::alarm::Alarm;
 use super::bulk::BulkReceive;
 use super::socket::set_low_water_mark;
 
@@ -20,6 +23,16 @@ pub(super) const BATCH: usize = 512 << 10;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// A single receive of this much says that the stream flows again.
 const FLOWING: usize = 64 << 10;
+
+/// What ended a wait.
+pub(super) enum Waited {
+    /// So many bytes; 0 is the end of the stream.
+    Bytes(usize),
+    /// The alarm rang.
+    Alarm,
+    /// The time was over.
+    Time,
+}
 
 /// A blocking socket.
 pub(super) struct SocketReceiver {
@@ -41,6 +54,55 @@ impl SocketReceiver {
         self.socket.set_read_timeout(limit)?;
         self.limit = limit;
         self.batch(false)
+    }
+
+    /// Receives piece by piece from now on: for streams of which each piece is waited for.
+    pub(super) fn never_batch(&mut self) -> io::Result<()> {
+        self.batch(false)?;
+        self.can_batch = false;
+        Ok(())
+    }
+
+    /// Fails with `WouldBlock` where nothing can be sent for `limit`.
+    pub(super) fn set_send_limit(&self, limit: Option<Duration>) -> io::Result<()> {
+        self.socket.set_write_timeout(limit)
+    }
+
+    /// As [`BulkReceive::receive`], but no longer than until `alarm` rings or `deadline` passes.
+    pub(super) fn wait(
+        &mut self,
+        into: &mut [u8],
+        alarm: &Alarm,
+        deadline: Option<Instant>,
+    ) -> io::Result<Waited> {
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let patience = self.batching.then_some(PATIENCE);
+            let timeout = left.into_iter().chain(patience).min();
+            let gathering = patience.is_some() && timeout == patience;
+            let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+            let mut ready = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(alarm, PollFlags::IN)];
+            match poll(&mut ready, timeout.as_ref()) {
+                Ok(0) if !gathering => return Ok(Waited::Time),
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if !ready[1].revents().is_empty() {
+                alarm.silence();
+                return Ok(Waited::Alarm);
+            }
+            // The low-water mark makes the poll wait, not this: it takes what has gathered.
+            match rustix::net::recv(&self.socket, &mut *into, RecvFlags::DONTWAIT) {
+                Ok((received, _)) => {
+                    self.batch(received >= FLOWING)?;
+                    return Ok(Waited::Bytes(received));
+                }
+                Err(rustix::io::Errno::AGAIN) => self.batch(false)?,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     pub(super) fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -3,6 +3,7 @@
 //! The only place that knows tokio-uring. [`Session`] speaks asynchronously in a [`ControlRuntime`];
 //! [`BulkStream`] takes a session's socket over for the one big copy and blocks; [`SqlClient`] blocks for SQL.
 
+mod alarm;
 mod bulk;
 mod bulk_socket;
 mod certificate;
@@ -31,7 +32,8 @@ mod tls_settings;
 mod tls_verifier;
 mod transport;
 
-pub use bulk::{BulkReceive, BulkStream};
+pub use alarm::Alarm;
+pub use bulk::{BulkReceive, BulkStream, Heard};
 pub use conninfo::ConninfoError;
 pub use error::{AttemptError, ConnectError, FailedAttempt, SessionError};
 pub use exchange::{CopyDirection, CopyEvent, NoticeSink, Reply};

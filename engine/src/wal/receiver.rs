@@ -5,38 +5,30 @@
 //! checked as recovery will check it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use bytes::BytesMut;
 use crossbeam::channel::{Sender, bounded};
 use pgstrata_protocol::Lsn;
 use pgstrata_protocol::replication::command::{
     create_physical_slot, identify_system, start_replication, timeline_history,
 };
-use pgstrata_protocol::replication::{
-    IdentifySystem, StandbyStatus, TimelineHistoryFile, WalEvent, WalStreamDecoder,
-};
+use pgstrata_protocol::replication::{IdentifySystem, TimelineHistoryFile};
 use pgstrata_protocol::wal::{WalChecker, WalError};
-use pgstrata_protocol::wire::frontend;
-use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::oneshot;
 
 use super::segments::SegmentWriter;
+use super::stream::{StreamEnd, StreamRules, WalStream, since_1970};
 use crate::basebackup::{Progress, SlotChoice};
 use crate::connect::{
-    ConnectionSettings, ControlRuntime, CopyDirection, CopyEvent, NoticeSink, Purpose, Reply, Session,
+    Alarm, BulkStream, ConnectionSettings, ControlRuntime, CopyDirection, NoticeSink, Purpose, Reply, Session,
 };
 use crate::failure::Failure;
 use crate::stop::Stop;
 
-/// How long the server may take to end the stream once it was asked to.
-const END_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a waiting session shows that it is not idle.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
-/// PostgreSQL's epoch, 2000-01-01, in seconds since 1970 (`POSTGRES_EPOCH_JDATE`, `datatype/timestamp.h`).
-const POSTGRES_EPOCH: u64 = 946_684_800;
 
 /// What a receiver needs to know to connect.
 #[derive(Clone, Debug)]
@@ -49,7 +41,8 @@ pub struct WalReceiverConfig {
     pub system_identifier: u64,
     /// How often the position is reported unasked; zero for never.
     pub status_interval: Duration,
-    /// After how much silence the server counts as lost, although it was asked for a sign; zero for never.
+    /// The server counts as lost where no whole message comes for so long, although it was asked for a sign; zero for
+    /// never. It is also the time that one message, of at most 128 KiB of WAL, may take.
     pub stall_timeout: Duration,
     /// What has become of the permanent slot that was to be made; a failed run has to see to it.
     pub made_slot: Arc<MadeSlot>,
@@ -98,8 +91,21 @@ struct Begin {
 pub struct WalReceiver {
     thread: Option<JoinHandle<Option<u64>>>,
     start: Option<oneshot::Sender<Begin>>,
-    stop_at: watch::Sender<Option<Lsn>>,
+    target: Target,
     stop: Stop<Failure>,
+}
+
+/// Up to where WAL is needed; 0 as long as that is not known.
+#[derive(Clone, Debug)]
+struct Target {
+    end: Arc<AtomicU64>,
+    alarm: Alarm,
+}
+
+impl Target {
+    fn get(&self) -> Option<Lsn> {
+        Some(Lsn(self.end.load(Ordering::Acquire))).filter(|end| *end != Lsn::INVALID)
+    }
 }
 
 impl WalReceiver {
@@ -112,15 +118,19 @@ impl WalReceiver {
     ) -> Result<WalReceiver, Failure> {
         let (ready, wait_ready) = bounded(1);
         let (start, begin) = oneshot::channel();
-        let (stop_at, target) = watch::channel(None);
+        let alarm =
+            Alarm::new().map_err(|error| Failure::disk("make an eventfd for", "the WAL receiver", error))?;
+        let target = Target { end: Arc::default(), alarm };
+        let watched = target.clone();
         let (progress, switch) = (Arc::clone(progress), stop.clone());
         let thread = thread::Builder::new().name("wal".into()).spawn(move || {
             let _told = switch.tell_of_panics("the WAL receiver");
             let mut ready = Some(ready);
-            let work = receive(config, &progress, notices, &mut ready, begin, target);
+            let work = begin_stream(&config, notices, &mut ready, begin);
             let outcome = ControlRuntime::new()
                 .map_err(|error| Failure::disk("start the runtime of", "the WAL receiver", error))
-                .and_then(|runtime| runtime.block_on(switch.unless_thrown(work)));
+                .and_then(|runtime| runtime.block_on(switch.unless_thrown(work)))
+                .and_then(|(stream, begin)| receive(&config, &progress, stream, begin, &watched, &switch));
             match outcome {
                 Ok(bytes) => Some(bytes),
                 Err(failure) => {
@@ -135,7 +145,7 @@ impl WalReceiver {
             }
         });
         let thread = thread.map_err(|error| Failure::disk("start thread", "wal", error))?;
-        let receiver = WalReceiver { thread: Some(thread), start: Some(start), stop_at, stop: stop.clone() };
+        let receiver = WalReceiver { thread: Some(thread), start: Some(start), target, stop: stop.clone() };
         match wait_ready.recv() {
             Ok(Ok(())) => Ok(receiver),
             Ok(Err(failure)) => Err(failure),
@@ -153,7 +163,8 @@ impl WalReceiver {
 
     /// Tells up to where WAL is needed.
     pub fn stop_at(&self, end: Lsn) {
-        self.stop_at.send_replace(Some(end));
+        self.target.end.store(end.0, Ordering::Release);
+        self.target.alarm.ring();
     }
 
     /// Waits until all is received and durable. Returns the bytes of WAL received.
@@ -180,14 +191,13 @@ impl Drop for WalReceiver {
     }
 }
 
-async fn receive(
-    config: WalReceiverConfig,
-    progress: &Progress,
+/// Connects, makes the slot, waits for the backup to begin, and has the server begin to stream.
+async fn begin_stream(
+    config: &WalReceiverConfig,
     notices: NoticeSink,
     ready: &mut Option<Sender<Result<(), Failure>>>,
     begin: oneshot::Receiver<Begin>,
-    target: watch::Receiver<Option<Lsn>>,
-) -> Result<u64, Failure> {
+) -> Result<(BulkStream, Begin), Failure> {
     let mut session = Session::connect(&config.connection, Purpose::Replication, notices).await?;
     session.set_stall_limit(Some(config.stall_timeout));
     check_system(&mut session, config.system_identifier).await?;
@@ -197,7 +207,8 @@ async fn receive(
         let _ = ready.send(Ok(()));
     }
     let lost = |error| Failure::session("the WAL stream broke off", error);
-    let Begin { mut writer, checker } = wait_for_begin(&mut session, begin).await?;
+    let mut begin = wait_for_begin(&mut session, begin).await?;
+    let writer = &mut begin.writer;
     if writer.timeline().0 > 1 {
         let results = session.simple_query(&timeline_history(writer.timeline())).await.map_err(lost)?;
         let refuse = |error: &dyn std::fmt::Display| Failure::stream("TIMELINE_HISTORY", error);
@@ -216,14 +227,56 @@ async fn receive(
         Reply::Copy { direction: CopyDirection::Both, .. } => {}
         _ => return Err(Failure::stream("START_REPLICATION", &"the server did not begin to stream")),
     }
+    Ok((session.into_bulk().map_err(lost)?, begin))
+}
+
+/// Streams until everything up to the target is checked and written, then has the server end the stream. Returns the
+/// bytes of WAL received.
+fn receive(
+    config: &WalReceiverConfig,
+    progress: &Progress,
+    stream: BulkStream,
+    begin: Begin,
+    target: &Target,
+    stop: &Stop<Failure>,
+) -> Result<u64, Failure> {
+    if let Some(cancel) = stream.cancel_handle() {
+        stop.on_thrown(move || cancel.cancel());
+    }
+    let Begin { writer, checker } = begin;
     let first = writer.written();
-    let mut stream = WalStream { session, writer, checker, progress, first, config, reply_requested: false };
-    stream.run(target).await?;
-    let received = stream.writer.written().0 - first.0;
-    let WalStream { session, writer, .. } = stream;
+    let rules = StreamRules {
+        status_interval: config.status_interval,
+        stall_timeout: config.stall_timeout,
+        // Without a slot it stays unset, as pg_basebackup has it.
+        reports_flush: config.slot != SlotChoice::None,
+    };
+    let mut stream = WalStream::new(stream, writer, Some(checker), rules)?;
+    let ended = stream.run(&target.alarm, |reached| {
+        progress.wal_bytes.store(reached.written.0 - first.0, Ordering::Relaxed);
+        // Padding behind the last record counts as checked before it is here.
+        target.get().is_some_and(|end| reached.written.min(reached.verified) >= end)
+    })?;
+    let written = stream.sink().written();
+    match ended {
+        StreamEnd::Enough => {
+            // All that is needed is here. However the stream ends now, it is no reason to fail.
+            let ended = stream.end(&target.alarm);
+            tracing::debug!(?ended, "WAL stream ended");
+        }
+        StreamEnd::Server => {
+            return Err(Failure::wal(&format!(
+                "the server ended the stream at {written}, before the backup's end: its timeline has changed, or it was \
+                 shut down\n\
+                 HINT: a backup cannot follow that; take it again."
+            )));
+        }
+        StreamEnd::Damaged(error) => return Err(damaged(&error)),
+    }
+    let (stream, writer) = stream.into_parts();
     writer.finish()?;
-    session.close().await;
-    Ok(received)
+    stream.close();
+    Ok(written.0 - first.0)
 }
 
 /// Waits until the backup has begun, which a spread checkpoint may put off for long. The server must not take the
@@ -296,173 +349,10 @@ async fn make_slot(
     }
 }
 
-/// How far the events that have arrived went. What comes behind the last WAL that is needed does not matter.
-enum Taken {
-    All,
-    /// The server ended the stream.
-    Ended,
-    UpToDamage(WalError),
-}
-
-struct WalStream<'a> {
-    session: Session,
-    writer: SegmentWriter,
-    checker: WalChecker,
-    progress: &'a Progress,
-    first: Lsn,
-    config: WalReceiverConfig,
-    reply_requested: bool,
-}
-
-impl WalStream<'_> {
-    /// Streams until everything up to the target is checked and written, then has the server end the stream.
-    async fn run(&mut self, mut target: watch::Receiver<Option<Lsn>>) -> Result<(), Failure> {
-        let mut decoder = WalStreamDecoder::new(self.first);
-        let mut reported = Instant::now();
-        let mut heard = Instant::now();
-        let mut asked = false;
-        let mut fresh = false;
-        loop {
-            let flushed = self.writer.flushed();
-            let taken = self.take_events(&mut decoder)?;
-            if std::mem::take(&mut fresh) {
-                // Counted from here: the time in which we wrote and synced is not the server's silence.
-                heard = Instant::now();
-                asked = false;
-            }
-            // Padding behind the last record counts as checked before it is here.
-            let have = self.writer.written().min(self.checker.verified());
-            let enough = target.borrow_and_update().is_some_and(|end| have >= end);
-            if enough {
-                // All that is needed is here. However the stream ends now, it is no reason to fail.
-                let ended = tokio::time::timeout(END_PATIENCE, self.end()).await;
-                tracing::debug!(?ended, "WAL stream ended");
-                return Ok(());
-            }
-            match taken {
-                Taken::All => {}
-                Taken::Ended => {
-                    return Err(Failure::wal(&format!(
-                        "the server ended the stream at {}, before the backup's end: its timeline has changed\n\
-                         HINT: a backup cannot follow that; take it again on the new timeline.",
-                        self.writer.written()
-                    )));
-                }
-                Taken::UpToDamage(error) => return Err(damaged(&error)),
-            }
-            let interval = self.config.status_interval;
-            let due = !interval.is_zero() && reported.elapsed() >= interval;
-            if std::mem::take(&mut self.reply_requested) || due || self.writer.flushed() != flushed {
-                self.report(false).await?;
-                reported = Instant::now();
-            }
-            let stall = self.config.stall_timeout;
-            if !stall.is_zero() && heard.elapsed() >= stall {
-                return Err(Failure::Wal(format!(
-                    "the server sent nothing for {stall:?}, although it was asked to"
-                )));
-            }
-            // A living server answers this at once; silence from then on is a lost connection.
-            if !stall.is_zero() && !asked && heard.elapsed() >= stall / 2 {
-                self.report(true).await?;
-                asked = true;
-            }
-            let status = (!interval.is_zero()).then(|| reported + interval);
-            let sign = (!stall.is_zero()).then(|| heard + if asked { stall } else { stall / 2 });
-            let deadline = status.into_iter().chain(sign).min();
-            let wait = async {
-                match deadline {
-                    Some(deadline) => self.session.receive_until(deadline).await,
-                    None => self.session.receive().await.map(Some),
-                }
-            };
-            tokio::select! {
-                received = wait => {
-                    let received = received.map_err(|error| Failure::session("the WAL stream broke off", error))?;
-                    fresh = received.is_some();
-                }
-                changed = target.changed() => changed.map_err(|_| Failure::Stopped)?,
-            }
-        }
-    }
-
-    /// Checks and writes what has arrived.
-    fn take_events(&mut self, decoder: &mut WalStreamDecoder) -> Result<Taken, Failure> {
-        loop {
-            let event = self.session.next_event();
-            match event.map_err(|error| Failure::session("the WAL stream broke off", error))? {
-                None => return Ok(Taken::All),
-                Some(CopyEvent::End) => return Ok(Taken::Ended),
-                Some(CopyEvent::Data { chunk, first, last }) => {
-                    let events = decoder
-                        .push(chunk, first, last)
-                        .map_err(|error| Failure::stream("WAL stream", &error))?;
-                    for event in events {
-                        match event {
-                            WalEvent::Begin { .. } => {}
-                            WalEvent::Data { at, bytes } => {
-                                if let Err(error) = self.checker.push(bytes) {
-                                    return Ok(Taken::UpToDamage(error));
-                                }
-                                self.writer.write(at, bytes)?;
-                                let received = self.writer.written().0 - self.first.0;
-                                self.progress.wal_bytes.store(received, Ordering::Relaxed);
-                            }
-                            WalEvent::Keepalive { reply_requested, .. } => {
-                                self.reply_requested |= reply_requested;
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    async fn report(&mut self, reply_requested: bool) -> Result<(), Failure> {
-        let time = since_1970().saturating_sub(Duration::from_secs(POSTGRES_EPOCH));
-        let status = StandbyStatus {
-            written: self.writer.written(),
-            // Without a slot it stays unset, as pg_basebackup has it: the server must not take us for a
-            // synchronous standby.
-            flushed: if self.config.slot == SlotChoice::None { Lsn::INVALID } else { self.writer.flushed() },
-            applied: Lsn::INVALID,
-            sent_at: i64::try_from(time.as_micros()).unwrap_or(i64::MAX),
-            reply_requested,
-        };
-        let mut out = BytesMut::new();
-        status.encode(&mut out).map_err(|error| Failure::Wal(error.to_string()))?;
-        self.session
-            .send(out)
-            .await
-            .map_err(|error| Failure::session("could not report the WAL position", error))
-    }
-
-    /// Asks the server to end the stream, and waits for that. What it still sends is not needed.
-    async fn end(&mut self) -> Result<(), Failure> {
-        let lost = |error| Failure::session("could not end the WAL stream", error);
-        self.report(false).await?;
-        let mut out = BytesMut::new();
-        frontend::copy_done(&mut out);
-        self.session.send(out).await.map_err(lost)?;
-        loop {
-            while let Some(event) = self.session.next_event().map_err(lost)? {
-                if matches!(event, CopyEvent::End) {
-                    return self.session.resume().await.map(drop).map_err(lost);
-                }
-            }
-            self.session.receive().await.map_err(lost)?;
-        }
-    }
-}
-
 fn damaged(error: &WalError) -> Failure {
     Failure::Wal(format!(
         "{error}\n\
          HINT: pg_waldump on the server tells whether the WAL is damaged there. If it is not, it was changed on its way: \
          check the network path, then take the backup again."
     ))
-}
-
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -17,6 +17,7 @@ use pgstrata_protocol::tar::{END_OF_ARCHIVE, MemberHeader, MemberPath, padding_f
 use pgstrata_protocol::{Lsn, TimelineId};
 use rustix::fs::{FallocateFlags, Mode, OFlags, openat};
 
+use super::stream::WalSink;
 use crate::failure::Failure;
 use crate::pipeline::Folder;
 
@@ -153,49 +154,10 @@ impl SegmentWriter {
         self.written
     }
 
-    /// The end of what is durable.
-    #[must_use]
-    pub fn flushed(&self) -> Lsn {
-        self.flushed
-    }
-
     /// Adds a timeline history file. Before any WAL.
     pub fn add_history(&mut self, name: &str, content: &[u8]) -> Result<(), Failure> {
         self.add_file(name, content)?;
         self.mark_archived(name)
-    }
-
-    /// Appends WAL that begins `at`.
-    pub fn write(&mut self, at: Lsn, mut bytes: &[u8]) -> Result<(), Failure> {
-        if at != self.written {
-            return Err(Failure::Wal(format!("WAL from {at} came, expected it from {}", self.written)));
-        }
-        while !bytes.is_empty() {
-            let mut open = match self.open.take() {
-                Some(open) => open,
-                None => self.begin_segment()?,
-            };
-            let room = usize::try_from(self.size.bytes() - open.filled).unwrap_or(usize::MAX);
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            match (&mut self.store, &open.file) {
-                (Store::Folder(_), Some((file, path))) => file
-                    .write_all_at(now, open.filled)
-                    .map_err(|error| Failure::disk("write to", path, error))?,
-                (Store::Tar { archive, path }, _) => {
-                    archive.write_all(now).map_err(|error| Failure::disk("write to", path, error))?;
-                }
-                (Store::Folder(_), None) => unreachable!("segments in folders have files"),
-            }
-            open.filled += now.len() as u64;
-            self.written = Lsn(self.written.0 + now.len() as u64);
-            bytes = later;
-            if open.filled == self.size.bytes() {
-                self.end_segment(&open)?;
-            } else {
-                self.open = Some(open);
-            }
-        }
-        Ok(())
     }
 
     /// Ends the stream: the last segment is filled up with zeros, and everything made durable.
@@ -302,6 +264,52 @@ impl SegmentWriter {
             }
             Store::Folder(_) => unreachable!("only archives have headers"),
         }
+    }
+}
+
+impl WalSink for SegmentWriter {
+    fn write(&mut self, at: Lsn, mut bytes: &[u8]) -> Result<(), Failure> {
+        if at != self.written {
+            return Err(Failure::Wal(format!("WAL from {at} came, expected it from {}", self.written)));
+        }
+        while !bytes.is_empty() {
+            let mut open = match self.open.take() {
+                Some(open) => open,
+                None => self.begin_segment()?,
+            };
+            let room = usize::try_from(self.size.bytes() - open.filled).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            match (&mut self.store, &open.file) {
+                (Store::Folder(_), Some((file, path))) => file
+                    .write_all_at(now, open.filled)
+                    .map_err(|error| Failure::disk("write to", path, error))?,
+                (Store::Tar { archive, path }, _) => {
+                    archive.write_all(now).map_err(|error| Failure::disk("write to", path, error))?;
+                }
+                (Store::Folder(_), None) => unreachable!("segments in folders have files"),
+            }
+            open.filled += now.len() as u64;
+            self.written = Lsn(self.written.0 + now.len() as u64);
+            bytes = later;
+            if open.filled == self.size.bytes() {
+                self.end_segment(&open)?;
+            } else {
+                self.open = Some(open);
+            }
+        }
+        Ok(())
+    }
+
+    fn written(&self) -> Lsn {
+        self.written
+    }
+
+    fn flushed(&self) -> Lsn {
+        self.flushed
+    }
+
+    fn settle(&mut self, _asked: bool) -> Result<(), Failure> {
+        Ok(())
     }
 }
 

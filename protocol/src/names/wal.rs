@@ -111,13 +111,27 @@ impl WalSegment {
     }
 }
 
-/// How pg_receivewal compressed a segment.
+/// How a segment is compressed: by pg_receivewal, but for Zstandard, which only pgstrata's own writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WalCompression {
     /// `.gz`
     Gzip,
     /// `.lz4`
     Lz4,
+    /// `.zst`
+    Zstd,
+}
+
+impl WalCompression {
+    /// What the name ends with, dot included.
+    #[must_use]
+    pub fn extension(self) -> &'static str {
+        match self {
+            WalCompression::Gzip => ".gz",
+            WalCompression::Lz4 => ".lz4",
+            WalCompression::Zstd => ".zst",
+        }
+    }
 }
 
 /// A file of a WAL archive, by its name.
@@ -166,6 +180,7 @@ impl WalFile {
             b"" => None,
             b".gz" => Some(WalCompression::Gzip),
             b".lz4" => Some(WalCompression::Lz4),
+            b".zst" => Some(WalCompression::Zstd),
             _ => return None,
         };
         Some(WalFile::Segment { segment: WalSegment::parse(segment, size)?, compression, partial })
@@ -176,11 +191,7 @@ impl WalFile {
     pub fn file_name(self, size: WalSegmentSize) -> String {
         match self {
             WalFile::Segment { segment, compression, partial } => {
-                let compression = match compression {
-                    None => "",
-                    Some(WalCompression::Gzip) => ".gz",
-                    Some(WalCompression::Lz4) => ".lz4",
-                };
+                let compression = compression.map_or("", WalCompression::extension);
                 format!("{}{compression}{}", segment.file_name(size), if partial { ".partial" } else { "" })
             }
             WalFile::History(timeline) => format!("{:08X}.history", timeline.0),
@@ -306,7 +317,11 @@ mod tests {
             ("000000010000000000000002x00000028.backup", None),
             ("00000000.history", None),
             ("0000000a.history", None),
-            ("000000010000000000000002.zst", None),
+            (
+                "000000010000000000000002.zst",
+                Some(WalFile::Segment { segment, compression: Some(WalCompression::Zstd), partial: false }),
+            ),
+            ("000000010000000000000002.bz2", None),
             ("000000010000000000000002.partial.gz", None),
             ("000000010000000000000002.", None),
             ("archive_status", None),
@@ -330,7 +345,7 @@ mod tests {
         }
 
         #[test]
-        fn accepted_names_are_written_alike(name in "[0-9A-F]{8}([0-9A-F]{16})?(\\.gz|\\.lz4)?(\\.[0-9A-F]{8})?(\\.partial|\\.history|\\.backup)?") {
+        fn accepted_names_are_written_alike(name in "[0-9A-F]{8}([0-9A-F]{16})?(\\.gz|\\.lz4|\\.zst)?(\\.[0-9A-F]{8})?(\\.partial|\\.history|\\.backup)?") {
             if let Some(file) = WalFile::parse(name.as_bytes(), WalSegmentSize::DEFAULT) {
                 prop_assert_eq!(file.file_name(WalSegmentSize::DEFAULT), name);
             }

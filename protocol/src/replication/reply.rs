@@ -173,6 +173,12 @@ impl QueryReply {
             (State::CopyOut | State::CopyBoth, BackendMessage::CopyDone) => {
                 self.go(State::Between, ReplyStep::CopyDone)
             }
+            // A walsender that is shut down ends the command without ending the copy first (`WalSndDone`).
+            (State::CopyBoth, BackendMessage::CommandComplete(tag)) => {
+                self.keep(tag.len() + OVERHEAD)?;
+                self.tags.push(tag);
+                self.go(State::Between, ReplyStep::CopyDone)
+            }
             (State::CopyOut | State::CopyBoth, message) => {
                 Err(ReplyError::Unexpected { found: message.name(), expected: "CopyData or CopyDone" })
             }

@@ -9,7 +9,7 @@
 use super::page::{
     ALL_FLAGS, ByteOrder, CONTINUES, LONG, LONG_HEADER, OVERWRITES, PageHeader, SHORT_HEADER, SegmentFacts,
 };
-use super::record::{ALIGNMENT, Partial, RECORD_HEADER, TOO_LONG};
+use super::record::{ALIGNMENT, Partial, RECORD_HEADER, TOO_LONG, is_switch};
 use crate::names::WalSegmentSize;
 use crate::{Lsn, TimelineId};
 
@@ -63,6 +63,12 @@ pub struct WalChecker {
     origin: WalOrigin,
     /// The first byte of a record; WAL before it is checked by its page headers alone.
     first_record: Lsn,
+    /// Of a stream that begins anywhere: whether its first page is still to say where the first record begins.
+    searching: bool,
+    /// How many bytes are to come of a record whose beginning was never here.
+    tail: u32,
+    /// The first of its last bytes.
+    tail_bytes: [u8; RECORD_HEADER],
     /// The next byte.
     at: Lsn,
     format: Option<Format>,
@@ -93,6 +99,9 @@ impl WalChecker {
         Self {
             origin,
             first_record,
+            searching: false,
+            tail: 0,
+            tail_bytes: [0; RECORD_HEADER],
             at: first_record.segment_start(origin.segment_size.bytes()),
             format: None,
             gathered: [0; LONG_HEADER],
@@ -102,6 +111,13 @@ impl WalChecker {
             verified: first_record,
             failed: None,
         }
+    }
+
+    /// A checker for the WAL from `start`, the beginning of a segment, wherever its first record begins: its pages say
+    /// that. The rest of a record that began before cannot be checked but for its length.
+    #[must_use]
+    pub fn from_segment(origin: WalOrigin, start: Lsn) -> Self {
+        Self { searching: true, ..Self::new(origin, start.segment_start(origin.segment_size.bytes())) }
     }
 
     /// The position of the next byte.
@@ -201,6 +217,9 @@ impl WalChecker {
             return self.take_page_header(bytes);
         };
         let page = &bytes[..cut(bytes, format.page_size - (self.at.0 & (format.page_size - 1)))];
+        if self.tail > 0 {
+            return Ok(self.take_tail(page));
+        }
         // Before the first record, or in the padding behind one.
         let start = if self.record.is_some() { self.at } else { self.first_record.max(self.verified) };
         if self.at < start {
@@ -286,9 +305,24 @@ impl WalChecker {
         {
             return Ok(());
         }
-        let left = self.record.as_ref().and_then(|record| record.left(order)).unwrap_or_default();
+        if std::mem::take(&mut self.searching) && page.flags & CONTINUES != 0 {
+            if !(1..TOO_LONG).contains(&page.remaining) {
+                return Err(WalError::Page {
+                    at,
+                    what: "the rest of a record that began before:",
+                    found: format!("{} bytes", page.remaining),
+                    expected: format!("1 to {} bytes", TOO_LONG - 1),
+                });
+            }
+            self.tail = page.remaining;
+            return Ok(());
+        }
+        let left = match &self.record {
+            Some(record) => record.left(order).unwrap_or_default(),
+            None => self.tail,
+        };
         if left > 0 && page.flags & OVERWRITES != 0 {
-            self.record = None;
+            (self.record, self.tail) = (None, 0);
             return Ok(());
         }
         let rest = |length: Option<u32>| length.map_or("none".to_owned(), |length| format!("{length} bytes"));
@@ -305,6 +339,22 @@ impl WalChecker {
         })
     }
 
+    /// Takes what belongs to a record that began before, from the part of one page.
+    fn take_tail(&mut self, page: &[u8]) -> usize {
+        let taken = page.len().min(self.tail as usize);
+        let left = self.tail as usize;
+        for (at, byte) in page[..taken].iter().enumerate().skip(left.saturating_sub(RECORD_HEADER)) {
+            self.tail_bytes[RECORD_HEADER + at - left] = *byte;
+        }
+        self.tail -= u32::try_from(taken).unwrap_or(self.tail);
+        if self.tail == 0 {
+            let end = self.at.0.saturating_add(taken as u64);
+            self.first_record = Lsn(end.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX));
+            self.verified = self.first_record;
+        }
+        taken
+    }
+
     /// Takes what belongs to the record here, from the part of one page.
     fn take_record(&mut self, page: &[u8], order: ByteOrder) -> Result<usize, WalError> {
         let mut record = self.record.take().unwrap_or_else(|| Partial::begin(self.at));
@@ -319,6 +369,11 @@ impl WalChecker {
             record.take_body(page, order)
         } else {
             let taken = record.take_header(page);
+            // A segment switch may begin before what was here, and end within its last bytes.
+            if record.length(order) == Some(0) && self.previous.is_none() && is_switch(&self.tail_bytes) {
+                self.verified = Lsn(at.0.next_multiple_of(self.origin.segment_size.bytes()));
+                return Ok(taken);
+            }
             if let Some(length) = record.length(order)
                 && (length >= TOO_LONG || (length as usize) < RECORD_HEADER)
             {

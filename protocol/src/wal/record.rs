@@ -78,7 +78,12 @@ impl Partial {
 
     /// Whether the rest of the segment behind this record is unused.
     pub(super) fn ends_segment(&self) -> bool {
-        let [info, manager] = [self.header[16], self.header[17]];
-        manager == LOG_MANAGER && info & 0xF0 == SWITCH
+        is_switch(&self.header)
     }
+}
+
+/// Whether a header is that of a record that leaves the rest of its segment unused. It has no body.
+pub(super) fn is_switch(header: &[u8; RECORD_HEADER]) -> bool {
+    let [info, manager] = [header[16], header[17]];
+    manager == LOG_MANAGER && info & 0xF0 == SWITCH
 }

@@ -1,5 +1,7 @@
 //! What a fake server says, and when.
 
+use std::time::Duration;
+
 use super::message;
 
 /// The system identifier of a scripted cluster.
@@ -10,6 +12,8 @@ pub(super) const SYSTEM: u64 = 7_300_000_000_000_000_001;
 pub enum Step {
     /// Sends bytes.
     Send(Vec<u8>),
+    /// Sends these bytes over and over, with a pause before each time, until the client ends the connection.
+    Trickle(Vec<u8>, Duration),
     /// Sends and reads nothing more, but keeps the connection open until the server is dropped.
     Stall,
     /// Ends the connection in order.

@@ -161,6 +161,10 @@ fn play(reply: &Reply, mut socket: &TcpStream) -> io::Result<bool> {
     for step in &reply.steps {
         match step {
             Step::Send(bytes) => socket.write_all(bytes)?,
+            Step::Trickle(bytes, pause) => loop {
+                thread::sleep(*pause);
+                socket.write_all(bytes)?;
+            },
             Step::Close => return Ok(false),
             Step::Reset => {
                 rustix::net::connect_unspec(socket)?;

@@ -1,9 +1,12 @@
 //! WAL streams that no honest server sends.
 
+use std::time::Duration;
+
 use pgstrata_tests::fake::message::{
-    command_complete, copy_both, copy_data, copy_done, data_row, ready, row_description,
+    command_complete, copy_both, copy_data, copy_done, data_row, ready, row_description, with_length,
 };
-use pgstrata_tests::fake::{FakeBackup, Reply, Script, WAL_START as START, honest_wal};
+use pgstrata_tests::fake::{FakeBackup, FakeServer, Reply, Script, Step, WAL_START as START, honest_wal};
+use pgstrata_tests::{Scratch, pgstrata};
 
 use crate::case::{Case, MAJORS, run_all};
 
@@ -165,4 +168,28 @@ fn wal_that_is_none_is_refused() {
         all.push(case.refused(&["BASE_BACKUP"]));
     }
     run_all(&all);
+}
+
+/// A length that was changed on its way makes everything behind it part of one message. The answers to the client's
+/// questions then come as bytes within a long record, where no check can tell them from WAL; they are no sign of life.
+#[test]
+fn bytes_without_a_whole_message_are_no_sign_of_life() {
+    for major in MAJORS {
+        let mut log = honest_wal(major, 8000);
+        log[0x28..0x2c].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+        let header = [&b"w"[..], &START.to_be_bytes(), &(START + 1).to_be_bytes(), &[0; 8]].concat();
+        let begun = with_length(b'd', 1 << 24, &[&header, &log[..100]].concat());
+        let stream = Reply::messages([copy_both(), begun])
+            .then(Step::Trickle(keepalive(0), Duration::from_millis(100)));
+        let server = FakeServer::start(script(major, Vec::new()).answer("START_REPLICATION", stream));
+        let scratch = Scratch::new();
+        let finished = pgstrata(["basebackup", "--stall-timeout", "2", "-c", "fast", "-d"])
+            .arg(server.conninfo())
+            .arg("-D")
+            .arg(scratch.join("target"))
+            .limit(Duration::from_secs(30))
+            .run();
+        assert_eq!(finished.status.code(), Some(1), "{finished}");
+        assert!(finished.stderr_text().contains("sent no whole message for 2s"), "{finished}");
+    }
 }

@@ -232,6 +232,93 @@ fn what_comes_before_the_first_record_is_not_read_as_records() {
     assert!(error.starts_with("WAL record at 0/500028: found content with CRC-32C "), "{error}");
 }
 
+/// A log of several segments, and where the second begins in it.
+fn second_segment(log: &Log) -> &[u8] {
+    &log.bytes[usize::try_from(SEGMENT).unwrap()..]
+}
+
+#[test]
+fn a_stream_may_begin_within_a_record() {
+    for length in [100, 20_000, 1_200_000] {
+        let mut log = Log::new(8192);
+        log.record(&body(1_000_000, 1), 10, 0);
+        while log.at() < START + SEGMENT - 4000 {
+            log.record(&body(2000, 2), 10, 0);
+        }
+        log.record(&body(4000 + length, 3), 10, 0);
+        let end = log.records.last().unwrap().1;
+        log.record(&body(9000, 4), 10, 0);
+        log.record(&[], 10, 0);
+        let from = (end - START) / SEGMENT;
+        let beginning = START + from * SEGMENT;
+        let bytes = &log.bytes[usize::try_from(beginning - START).unwrap()..];
+        let mut checker = WalChecker::from_segment(origin(), Lsn(beginning));
+        for (at, byte) in bytes.iter().enumerate() {
+            let before = checker.verified();
+            checker.push(&[*byte]).unwrap();
+            // Nothing is verified before the first record that began here has ended, but for where it begins.
+            if checker.verified() != before {
+                assert!(checker.verified().0 >= end, "{at}");
+            }
+        }
+        assert_eq!(checker.verified(), Lsn(log.records.last().unwrap().1));
+        // Every record from the first that begins here is checked, and so is the length of the rest before it.
+        for at in [end + 30, end + 8800, beginning + 16] {
+            let mut damaged = bytes.to_vec();
+            damaged[usize::try_from(at - beginning).unwrap()] ^= 8;
+            let mut checker = WalChecker::from_segment(origin(), Lsn(beginning));
+            assert!(checker.push(&damaged).is_err(), "{length}: {at:X}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_may_begin_within_a_segment_switch() {
+    for room in [8, 16] {
+        let mut log = Log::new(8192);
+        while SEGMENT - log.at() % SEGMENT > 9000 {
+            log.record(&body(1000, 2), 10, 0);
+        }
+        let left = (SEGMENT - log.at() % SEGMENT) as usize;
+        // One header of a page lies between, unless the last page has begun.
+        let header = if left > 8192 { 24 } else { 0 };
+        log.record(&body(left - header - 24 - room, 2), 10, 0);
+        assert_eq!(SEGMENT - log.at() % SEGMENT, room as u64);
+        log.switch();
+        assert_eq!(log.at(), START + 2 * SEGMENT);
+        log.record(&body(10, 1), 10, 0);
+        log.checker().push(&log.bytes).unwrap();
+        let mut checker = WalChecker::from_segment(origin(), Lsn(START + SEGMENT));
+        checker.push(second_segment(&log)).unwrap();
+        assert_eq!(checker.verified(), Lsn(log.records.last().unwrap().1));
+    }
+}
+
+#[test]
+fn a_stream_may_begin_where_a_crash_cut_off_a_record() {
+    let mut log = Log::new(8192);
+    log.record(&body(1_000_000, 1), 10, 0);
+    let broken = log.record_bytes(&body(200_000, 2), 10, 0);
+    log.spread(&broken);
+    log.bytes.truncate(usize::try_from(SEGMENT).unwrap());
+    log.covered.truncate(log.bytes.len());
+    for continued in [false, true] {
+        let mut log = log.clone();
+        if continued {
+            // A page of the record was written before the crash.
+            let left = 100_000;
+            log.page(CONTINUES, left);
+            log.put(&[7; 8192 - 40], false);
+        }
+        log.page(OVERWRITES, 0);
+        log.record(&body(16, 3), 0, 0xD0);
+        log.record(&body(16, 3), 10, 0);
+        let mut checker = WalChecker::from_segment(origin(), Lsn(START + SEGMENT));
+        checker.push(second_segment(&log)).unwrap();
+        assert_eq!(checker.verified(), Lsn(log.records.last().unwrap().1));
+    }
+}
+
 #[test]
 fn the_origin_is_checked() {
     let log = Log::new(8192);

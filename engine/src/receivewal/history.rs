@@ -1,0 +1,82 @@
+//! Timeline history files: fetched where they are not here yet.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use pgstrata_protocol::TimelineId;
+use pgstrata_protocol::names::WalFile;
+use pgstrata_protocol::replication::command::timeline_history;
+use pgstrata_protocol::replication::{TimelineHistory, TimelineHistoryFile};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, statat};
+use rustix::io::Errno;
+
+use super::coder::{Coder, of_method};
+use super::config::WalArchive;
+use crate::connect::{Alarm, BulkStream, Reply};
+use crate::failure::Failure;
+use crate::pipeline::Folder;
+
+/// Fetches the history of a timeline. The first has none. As the stock tool has it, it is compressed as segments are.
+pub(super) fn fetch(
+    stream: &mut BulkStream,
+    timeline: TimelineId,
+    archive: &WalArchive,
+    folder: &Folder,
+    mode: u32,
+    alarm: &Alarm,
+    gives_up: impl Fn() -> bool,
+) -> Result<(), Failure> {
+    if timeline.0 == 1 {
+        return Ok(());
+    }
+    let expected = WalFile::History(timeline).file_name(pgstrata_protocol::names::WalSegmentSize::DEFAULT);
+    let extension = archive.compression.map_or("", |spec| of_method(spec.method).extension());
+    let name = format!("{expected}{extension}");
+    match statat(&folder.handle, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => return Ok(()),
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(Failure::disk("look at", folder.path.join(name), error)),
+    }
+    let refused = |error| Failure::session("could not send replication command \"TIMELINE_HISTORY\"", error);
+    let refuse = |error: &dyn std::fmt::Display| Failure::stream("TIMELINE_HISTORY", error);
+    let reply = stream.ask(&timeline_history(timeline), alarm, gives_up).map_err(refused)?;
+    let Reply::Done(completed) = reply else { return Err(refuse(&"the server began to copy")) };
+    let result = completed.results.first().ok_or_else(|| refuse(&"no result"))?;
+    let history = TimelineHistoryFile::from_result(result).map_err(|error| refuse(&error))?;
+    if history.name != expected {
+        return Err(refuse(&format!(
+            "server reported unexpected history file name for timeline {timeline}: {:?}",
+            history.name
+        )));
+    }
+    TimelineHistory::parse(timeline, &history.content).map_err(|error| refuse(&error))?;
+    write(archive, folder, &name, &history.content, mode)
+}
+
+fn write(
+    archive: &WalArchive,
+    folder: &Folder,
+    name: &str,
+    content: &[u8],
+    mode: u32,
+) -> Result<(), Failure> {
+    let temporary = format!("{name}.tmp");
+    let path = folder.path.join(&temporary);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&folder.handle, temporary.as_str(), flags, Mode::from_raw_mode(mode))
+        .map_err(|error| Failure::disk("create file", &path, error))?;
+    let file = Arc::new(File::from(file));
+    let fill = || -> io::Result<()> {
+        let mut coder = Coder::new(&file, archive.compression.as_ref())?;
+        coder.write(content, 0)?;
+        coder.finish()
+    };
+    fill().map_err(|error| Failure::disk("write to", &path, error))?;
+    if archive.sync {
+        file.sync_all().map_err(|error| Failure::disk("sync", &path, error))?;
+    }
+    renameat(&folder.handle, temporary.as_str(), &folder.handle, name)
+        .map_err(|error| Failure::disk("rename", &path, error))?;
+    if archive.sync { folder.sync() } else { Ok(()) }
+}
