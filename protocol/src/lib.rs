@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod basebackup;
+pub mod incremental;
 pub mod label;
 pub mod lsn;
 pub mod manifest;
