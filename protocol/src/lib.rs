@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod names;
 pub mod page;
 pub mod replication;
+pub mod setting;
 pub mod tar;
 pub mod version;
 pub mod wal;

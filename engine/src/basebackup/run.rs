@@ -143,6 +143,7 @@ impl Run<'_> {
 
         self.progress.enter(Phase::Finishing);
         Self::fail_on_findings(&pipeline)?;
+        self.check_fetched_wal(&pipeline, end.end)?;
         let files = spool.members;
         let range = [start, end.end];
         let files_verified =
