@@ -31,12 +31,14 @@ pub enum Failure {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The server refused something, or the connection to it was lost.
-    #[error("{context}: {error}")]
+    #[error("{context}: {error}{}", hint_line(hint.as_ref()))]
     Session {
         /// What was asked, or how far it was.
         context: String,
         /// The answer.
         error: SessionError,
+        /// What to do, where the answer does not say it.
+        hint: Option<String>,
     },
     /// What the server sent is not what the protocol allows.
     #[error(
@@ -69,9 +71,16 @@ impl Failure {
     /// A session that refused something or was lost. One that we cancelled ourselves is no reason of its own.
     #[must_use]
     pub fn session(context: impl Into<String>, error: SessionError) -> Self {
+        Self::session_with_hint(context, error, None)
+    }
+
+    /// The same with what to do, which gives way to the server's own hint.
+    #[must_use]
+    pub fn session_with_hint(context: impl Into<String>, error: SessionError, hint: Option<String>) -> Self {
+        let hint = hint.filter(|_| error.server_error().is_none_or(|said| said.hint().is_none()));
         match error {
             SessionError::Cancelled => Self::Stopped,
-            error => Self::Session { context: context.into(), error },
+            error => Self::Session { context: context.into(), error, hint },
         }
     }
 
@@ -91,6 +100,10 @@ impl Failure {
     pub fn stream(context: impl Into<String>, error: &dyn std::fmt::Display) -> Self {
         Self::Stream { context: context.into(), error: error.to_string() }
     }
+}
+
+fn hint_line(hint: Option<&String>) -> String {
+    hint.map(|hint| format!("\nHINT: {hint}")).unwrap_or_default()
 }
 
 fn disk_hint(error: &io::Error) -> &'static str {

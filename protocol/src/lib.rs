@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod basebackup;
+pub mod incremental;
 pub mod label;
 pub mod lsn;
 pub mod manifest;
 pub mod names;
 pub mod page;
 pub mod replication;
+pub mod setting;
 pub mod tar;
 pub mod version;
 pub mod wal;

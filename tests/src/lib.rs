@@ -19,6 +19,7 @@
 mod aftermath;
 mod artifacts;
 mod collector;
+mod combine;
 mod compare;
 mod disk;
 pub mod fake;
@@ -40,6 +41,7 @@ mod workload;
 mod writer;
 
 pub use aftermath::{Snapshot, expect_forgotten, expect_unfinished};
+pub use combine::{Combined, combine, stock_combine};
 pub use compare::{Baseline, Comparison, compare, differences};
 pub use interposer::{Action, Direction, Fault, Interposer};
 pub use invocation::{Finished, Invocation, Running, pgstrata, unprivileged_pgstrata};

@@ -15,6 +15,8 @@ pub struct BaseBackupConfig {
     pub connection: ConnectionSettings,
     /// Where the backup goes.
     pub destination: Destination,
+    /// The manifest of the earlier backup since which only changes are wanted.
+    pub incremental: Option<PathBuf>,
     /// Who compresses the archives, and how.
     pub compression: Option<BackupCompression>,
     /// How the WAL that the backup needs is had.

@@ -6,6 +6,7 @@ use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_protocol::replication::BackupPosition;
 use pgstrata_protocol::{Lsn, TimelineId};
 
+use super::config::WalMethod;
 use super::prepare::ServerFacts;
 use super::run::Run;
 use crate::failure::Failure;
@@ -23,6 +24,26 @@ impl Run<'_> {
             "{count} pages have wrong checksums\n{}\n\
              HINT: the cluster's data is damaged; check its disks and memory, and restore these pages from an older backup.",
             listed(&kept, count)
+        )))
+    }
+
+    /// Fails where WAL was to come with the files and is not whole from the backup's start to its end.
+    pub(super) fn check_fetched_wal(&self, pipeline: &Pipeline, end: BackupPosition) -> Result<(), Failure> {
+        if self.config.wal != WalMethod::Fetch {
+            return Ok(());
+        }
+        let reason = match pipeline.findings.take_wal().as_slice() {
+            [] => "no segment arrived".to_owned(),
+            [wal] => match wal.finish(end) {
+                Ok(()) => return Ok(()),
+                Err(error) => error.to_string(),
+            },
+            // The feeder sends it past one lane, but for an archive that comes a second time.
+            _ => "segments came in two archives, expected one".to_owned(),
+        };
+        Err(Failure::Verification(format!(
+            "WAL that came with the backup: {reason}\n\
+             HINT: the backup cannot be recovered without that WAL; check the network and the server's disks, then take the backup again."
         )))
     }
 

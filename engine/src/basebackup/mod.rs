@@ -10,6 +10,7 @@
 mod cleanup;
 mod config;
 mod finish;
+mod incremental;
 mod judge;
 mod outputs;
 mod prepare;

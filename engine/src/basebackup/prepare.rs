@@ -6,9 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use pgstrata_protocol::incremental::Geometry;
 use pgstrata_protocol::names::WalSegmentSize;
 use pgstrata_protocol::replication::command::{identify_system, show};
 use pgstrata_protocol::replication::{IdentifySystem, TablespaceRow, show_value};
+use pgstrata_protocol::setting::parse_memory;
 use pgstrata_protocol::wal::WalOrigin;
 use pgstrata_protocol::{ServerVersion, TimelineId};
 
@@ -28,6 +30,8 @@ pub(super) struct ServerFacts {
     pub(super) segment_size: WalSegmentSize,
     /// The size of a page of WAL in bytes.
     pub(super) wal_page_size: u32,
+    /// How incremental files are laid out, where the backup is to have any.
+    pub(super) incremental: Option<Geometry>,
     /// Permission bits of folders, after the server's `data_directory_mode`.
     pub(super) folder_mode: u32,
     /// Permission bits of files, likewise.
@@ -82,6 +86,10 @@ impl ServerFacts {
                     .into(),
             ));
         }
+        let incremental = match config.incremental {
+            None => None,
+            Some(_) => Some(geometry(session, &block_size).await?),
+        };
         let group = folder_mode & 0o050 == 0o050;
         Ok(Self {
             version,
@@ -89,6 +97,7 @@ impl ServerFacts {
             system,
             segment_size,
             wal_page_size,
+            incremental,
             folder_mode: if group { 0o750 } else { 0o700 },
             file_mode: if group { 0o640 } else { 0o600 },
         })
@@ -106,6 +115,16 @@ impl ServerFacts {
             magic: self.version.wal_magic().filter(|_| released),
             page_size: Some(self.wal_page_size),
         }
+    }
+}
+
+/// How large the server's blocks and segments are.
+async fn geometry(session: &mut Session, block_size: &str) -> Result<Geometry, Failure> {
+    let segment_size = setting(session, "segment_size").await?;
+    let refuse = |why: &dyn std::fmt::Display| Failure::stream("SHOW block_size and segment_size", why);
+    match (parse_memory(block_size), parse_memory(&segment_size)) {
+        (Some(block), Some(segment)) => Geometry::new(block, segment).map_err(|error| refuse(&error)),
+        _ => Err(refuse(&format!("found {block_size:?} and {segment_size:?}, expected amounts of memory"))),
     }
 }
 

@@ -101,6 +101,10 @@ impl Run<'_> {
             claims.claim(path, facts.folder_mode)?;
         }
         let io = self.probe()?;
+        let session = match &config.incremental {
+            None => session,
+            Some(path) => self.wait(&runtime, self.upload_manifest(session, &facts, path))?,
+        };
         let mut receiver = self.connect_wal_receiver(&facts)?;
 
         self.progress.enter(Phase::WaitingForCheckpoint);
@@ -139,6 +143,7 @@ impl Run<'_> {
 
         self.progress.enter(Phase::Finishing);
         Self::fail_on_findings(&pipeline)?;
+        self.check_fetched_wal(&pipeline, end.end)?;
         let files = spool.members;
         let range = [start, end.end];
         let files_verified =
@@ -214,33 +219,9 @@ impl Run<'_> {
     /// Sends BASE_BACKUP and waits for the checkpoint and the list of tablespaces.
     async fn begin(&self, mut session: Session, facts: &ServerFacts) -> Result<Begun, Failure> {
         let config = self.config;
-        let options = BaseBackupOptions {
-            label: config.label.clone(),
-            progress: config.estimate_size,
-            fast_checkpoint: config.fast_checkpoint,
-            include_wal: config.wal == WalMethod::Fetch,
-            max_rate_kb: config.max_rate_kb,
-            // A plain backup has links instead, which the operator may have mapped.
-            tablespace_map: matches!(
-                config.destination,
-                Destination::Tar { .. } | Destination::Stdout | Destination::Target { .. }
-            ),
-            manifest: config.manifest,
-            wait_for_archive: config.waits_for_archive(),
-            verify_checksums: config.server_verifies_pages,
-            compression: config.asked_compression(),
-            target: match &config.destination {
-                Destination::Target { name, detail, .. } => {
-                    BackupTarget::Server { name: name.clone(), detail: detail.clone() }
-                }
-                _ => BackupTarget::Client,
-            },
-        };
+        let options = self.options();
         let command = options.command(facts.version).map_err(|error| Failure::Target(error.to_string()))?;
-        let reply = session
-            .begin_slow_copy(&command)
-            .await
-            .map_err(|error| Failure::session("could not initiate base backup", error))?;
+        let reply = session.begin_slow_copy(&command).await.map_err(|error| self.refused(error))?;
         let Reply::Copy { direction: CopyDirection::Out, results } = reply else {
             return Err(Failure::stream("BASE_BACKUP", &"the server answered without sending a backup"));
         };
@@ -262,6 +243,34 @@ impl Run<'_> {
             self.stop.on_thrown(move || cancel.cancel());
         }
         Ok(Begun { start, archives: archives(&rows)?, stream })
+    }
+
+    /// What the server is asked for.
+    pub(super) fn options(&self) -> BaseBackupOptions {
+        let config = self.config;
+        BaseBackupOptions {
+            incremental: config.incremental.is_some(),
+            label: config.label.clone(),
+            progress: config.estimate_size,
+            fast_checkpoint: config.fast_checkpoint,
+            include_wal: config.wal == WalMethod::Fetch,
+            max_rate_kb: config.max_rate_kb,
+            // A plain backup has links instead, which the operator may have mapped.
+            tablespace_map: matches!(
+                config.destination,
+                Destination::Tar { .. } | Destination::Stdout | Destination::Target { .. }
+            ),
+            manifest: config.manifest,
+            wait_for_archive: config.waits_for_archive(),
+            verify_checksums: config.server_verifies_pages,
+            compression: config.asked_compression(),
+            target: match &config.destination {
+                Destination::Target { name, detail, .. } => {
+                    BackupTarget::Server { name: name.clone(), detail: detail.clone() }
+                }
+                _ => BackupTarget::Client,
+            },
+        }
     }
 
     fn recovery(&self) -> Option<String> {

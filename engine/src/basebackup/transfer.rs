@@ -11,6 +11,7 @@ use crossbeam::channel::bounded;
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_protocol::replication::BackupPosition;
 
+use super::config::WalMethod;
 use super::finish::MANIFEST_TMP;
 use super::outputs::Outputs;
 use super::prepare::ServerFacts;
@@ -21,7 +22,7 @@ use crate::failure::Failure;
 use crate::pipeline::{Checks, Compression, Feeder, Layout, Pipeline};
 use crate::ring::Registered;
 use crate::source::{ExpectedStream, StreamEnd, StreamSource};
-use crate::verify::{Ledger, PageChecks, Spool};
+use crate::verify::{ContentChecks, Ledger, PageChecks, Spool, WalStart};
 
 /// Members on their way to the ledger.
 const LEDGER_QUEUE: usize = 1024;
@@ -99,7 +100,14 @@ impl Run<'_> {
         let algorithm = config.manifest.and_then(|manifest| manifest.checksums);
         let checks = Checks {
             algorithm: algorithm.unwrap_or(ChecksumAlgorithm::None),
-            pages: config.check_pages.then_some(PageChecks { backup_start: begun.start.lsn }),
+            content: ContentChecks {
+                pages: config.check_pages.then_some(PageChecks { backup_start: begun.start.lsn }),
+                incremental: facts.incremental,
+                wal: (config.wal == WalMethod::Fetch).then(|| WalStart {
+                    origin: facts.wal_origin(begun.start.timeline),
+                    first_record: begun.start.lsn,
+                }),
+            },
         };
         let (mut pipeline, feeder) = Pipeline::start(&layout, &pool, &checks, &ledger_input, self.stop)?;
         drop(ledger_input);

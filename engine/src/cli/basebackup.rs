@@ -30,6 +30,9 @@ pub(super) struct BaseBackupArgs {
     /// Output format (plain (default), tar)
     #[arg(short = 'F', long, value_name = "p|t", help_heading = "Options controlling the output")]
     format: Option<String>,
+    /// Take incremental backup
+    #[arg(short = 'i', long, value_name = "OLDMANIFEST", help_heading = "Options controlling the output")]
+    incremental: Option<PathBuf>,
     /// Maximum transfer rate to transfer data directory (in kB/s, or use suffix "k" or "M")
     #[arg(short = 'r', long, value_name = "RATE", help_heading = "Options controlling the output")]
     max_rate: Option<String>,
@@ -165,11 +168,6 @@ pub(super) struct BaseBackupArgs {
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
 
-    // Options of pg_basebackup that this version does not have. They are known so that they can be refused
-    // by name.
-    #[arg(short = 'i', long, hide = true)]
-    incremental: Option<OsString>,
-
     /// Show this help, then exit
     #[arg(short = '?', long, action = clap::ArgAction::Help)]
     help: Option<bool>,
@@ -213,7 +211,6 @@ impl BaseBackupArgs {
 
     /// Checks the options against each other, in the order in which pg_basebackup complains.
     pub(super) fn resolve(&self) -> anyhow::Result<BaseBackupConfig> {
-        self.refuse_what_is_missing()?;
         let tar = match self.format.as_deref() {
             None | Some("p" | "plain") => false,
             Some("t" | "tar") => true,
@@ -247,6 +244,7 @@ impl BaseBackupArgs {
         Ok(BaseBackupConfig {
             connection: self.connection.resolve(message::program_name())?,
             destination,
+            incremental: self.incremental.clone(),
             compression,
             wal,
             label: self.label.clone(),
@@ -264,17 +262,6 @@ impl BaseBackupArgs {
             stall_timeout: Duration::from_secs(self.stall_timeout),
             resources,
         })
-    }
-
-    fn refuse_what_is_missing(&self) -> anyhow::Result<()> {
-        let missing = [(self.incremental.is_some(), "--incremental")];
-        match missing.iter().find(|(given, _)| *given) {
-            Some((_, name)) => bail!(
-                "option {name} is not supported by this version of pgstrata\n\
-                 HINT: leave it out, or use pg_basebackup for this backup."
-            ),
-            None => Ok(()),
-        }
     }
 
     /// Where the backup goes, and who compresses it.
@@ -592,7 +579,6 @@ mod tests {
             ("-D /b --no-manifest --manifest-checksums none", "incompatible"),
             ("-D /b --no-manifest --manifest-force-encode", "incompatible"),
             ("-D /b --manifest-checksums md5", "unrecognized checksum algorithm"),
-            ("-D /b -i m", "--incremental is not supported"),
             ("-D - -Ft", "cannot stream write-ahead logs in tar mode to stdout"),
             ("-D - -Ft -X none --json", "both write to standard output"),
             ("-D - -Ft -X fetch -Z server-gzip", "cannot inject manifest into a compressed tar file"),

@@ -39,7 +39,7 @@ pub use error::{AttemptError, ConnectError, FailedAttempt, SessionError};
 pub use exchange::{CopyDirection, CopyEvent, NoticeSink, Reply};
 pub use runtime::{ControlRuntime, SocketDriver};
 pub use service_file::ServiceError;
-pub use session::{Purpose, Session};
+pub use session::{CopyInError, Purpose, Session};
 pub use settings::{ConnectionSettings, GivenSettings, Password};
 pub use settings_error::{SettingName, SettingsError};
 pub use socket::CancelHandle;

@@ -3,6 +3,8 @@
 //! One task owns a session. Receiving may be given up at any await point and taken up again without losing
 //! bytes; sending must be awaited to its end. Dropping a session ends its connection.
 
+mod copy_in;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use pgstrata_protocol::ServerVersion;
 use pgstrata_protocol::replication::ResultSet;
 use pgstrata_protocol::wire::{SessionInfo, frontend};
 use tokio::time::Instant;
+
+pub use copy_in::CopyInError;
 
 use super::bulk::BulkStream;
 use super::error::{ConnectError, SessionError};

@@ -197,6 +197,7 @@ impl Demo<'_> {
         let writer = Writer::start(connection.clone(), source.plan.accounts())?.after(WARM_UP)?;
         let config = BaseBackupConfig {
             connection,
+            incremental: None,
             destination: Destination::Directory {
                 path: scratch.join("copy"),
                 wal_directory: None,

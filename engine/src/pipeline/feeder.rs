@@ -1,7 +1,8 @@
 //! The pipeline's mouth: copies what a source delivers into aligned buffers and sends them to the workers.
 //!
 //! One thread feeds. All chunks of one output take the same worker lane, in order, because checksums are
-//! sequential; outputs are dealt to the lane that has least to do. Blocks when no buffer is free: that is
+//! sequential; outputs are dealt to the lane that has least to do. WAL goes past one lane, because each segment goes on
+//! where the one before it ends. Blocks when no buffer is free: that is
 //! the backpressure towards the source.
 //!
 //! One further output may be filled beside: an archive that the server compressed is stored as it comes while its
@@ -15,6 +16,10 @@ use super::chunk::{Chunk, Member, Output, Span};
 use super::stage::{Spent, StageClock};
 use crate::buffer::{BufferPool, PageBuffer};
 use crate::failure::Failure;
+
+/// The lane of outputs that are WAL, and what the paths of those begin with.
+const WAL_LANE: usize = 0;
+const WAL_FOLDER: &[u8] = b"pg_wal/";
 
 /// Feeds one pipeline.
 #[derive(Debug)]
@@ -85,6 +90,9 @@ impl Feeder {
     /// Marks the following bytes as `member`'s.
     pub fn begin_member(&mut self, member: Member) {
         let cursor = self.current.as_mut().expect("a member lies within an output");
+        if cursor.is_untouched() && member.path.starts_with(WAL_FOLDER) {
+            cursor.lane = WAL_LANE;
+        }
         let begin = cursor.buffer.as_ref().map_or(0, PageBuffer::len);
         cursor.member = Some(OpenMember { member: Arc::new(member), begin });
     }
@@ -124,6 +132,11 @@ impl Feeder {
 }
 
 impl Cursor {
+    /// Whether nothing of the output has been given to its lane or waits for it.
+    fn is_untouched(&self) -> bool {
+        self.offset == 0 && self.buffer.is_none() && self.spans.is_empty() && self.member.is_none()
+    }
+
     fn append(
         &mut self,
         mut bytes: &[u8],

@@ -5,16 +5,17 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::chunk::Member;
-use crate::verify::BadPage;
+use crate::verify::{BadPage, FetchedWal};
 
 /// Of more findings than this only the number is kept.
 const KEPT: usize = 100;
 
-/// Pages whose checksums are wrong.
+/// Pages whose checksums are wrong, and the WAL that passed.
 #[derive(Debug, Default)]
 pub struct Findings {
     count: AtomicU64,
     kept: Mutex<Vec<String>>,
+    wal: Mutex<Vec<FetchedWal>>,
 }
 
 impl Findings {
@@ -27,7 +28,18 @@ impl Findings {
         }
     }
 
-    /// How many there are, and the first of them in words.
+    /// Keeps the WAL that a lane has read.
+    pub(super) fn wal(&self, wal: FetchedWal) {
+        self.wal.lock().unwrap_or_else(PoisonError::into_inner).push(wal);
+    }
+
+    /// The WAL that came with the files, by the lanes that it passed; the feeder sends all of it past one.
+    #[must_use]
+    pub fn take_wal(&self) -> Vec<FetchedWal> {
+        std::mem::take(&mut *self.wal.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many bad pages there are, and the first of them in words.
     #[must_use]
     pub fn take(&self) -> (u64, Vec<String>) {
         let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));

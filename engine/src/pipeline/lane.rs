@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender};
+use pgstrata_protocol::incremental::IncrementalError;
 use pgstrata_protocol::manifest::{Checksum, ChecksumAlgorithm};
 
 use super::chunk::{Chunk, Member, Span};
@@ -17,15 +18,15 @@ use super::stage::{Spent, StageClock};
 use super::writer::WriterHandle;
 use crate::failure::Failure;
 use crate::stop::Stop;
-use crate::verify::{ArrivedMember, PageChecker, PageChecks};
+use crate::verify::{ArrivedMember, ContentChecker, ContentChecks};
 
 /// What a lane checks.
 #[derive(Clone, Debug)]
 pub struct Checks {
     /// The checksum of each member, [`ChecksumAlgorithm::None`] for none.
     pub algorithm: ChecksumAlgorithm,
-    /// Page checksums, where they are wanted.
-    pub pages: Option<PageChecks>,
+    /// What is looked for within members.
+    pub content: ContentChecks,
 }
 
 /// A lane's ends.
@@ -44,13 +45,13 @@ pub(super) struct Lane {
 struct Current {
     member: Arc<Member>,
     checksum: Checksum,
-    pages: Option<PageChecker>,
 }
 
 impl Lane {
     /// Works until the feeder is gone and its last chunk is handed on.
     pub(super) fn run(mut self) {
         let (mut current, mut compressor) = (None, None);
+        let mut content = ContentChecker::new(self.checks.content.clone());
         self.clock.book(Spent::Starved);
         while let Ok(mut chunk) = self.input.recv() {
             self.clock.book(Spent::Starved);
@@ -58,30 +59,37 @@ impl Lane {
             if self.stop.is_thrown() {
                 continue;
             }
-            let passed = self.pass(&mut current, &mut chunk);
+            let passed = self.pass(&mut current, &mut content, &mut chunk);
             match passed.and_then(|()| self.hand_on(&mut compressor, chunk)) {
                 Ok(()) | Err(Failure::Stopped) => {}
                 Err(failure) => self.stop.throw(failure),
             }
             self.clock.book(Spent::Busy);
         }
+        if let Some(wal) = content.into_wal() {
+            self.findings.wal(wal);
+        }
     }
 
-    fn pass(&mut self, current: &mut Option<Current>, chunk: &mut Chunk) -> Result<(), Failure> {
+    fn pass(
+        &mut self,
+        current: &mut Option<Current>,
+        content: &mut ContentChecker,
+        chunk: &mut Chunk,
+    ) -> Result<(), Failure> {
         for Span { member, range, ends } in chunk.spans.drain(..) {
             let bytes = chunk.data.as_ref().map_or(&[][..], |data| &data[range]);
-            let state = current.get_or_insert_with(|| Current {
-                checksum: Checksum::new(self.checks.algorithm),
-                pages: self.checks.pages.as_ref().and_then(|checks| checks.checker(&member.path)),
-                member: Arc::clone(&member),
+            let state = current.get_or_insert_with(|| {
+                content.begin(&member.path, member.size);
+                Current { checksum: Checksum::new(self.checks.algorithm), member: Arc::clone(&member) }
             });
             debug_assert!(Arc::ptr_eq(&state.member, &member), "members arrive one after the other");
             state.checksum.update(bytes);
-            if let Some(pages) = &mut state.pages {
-                pages.update(bytes, |page| self.findings.page(&member, page));
-            }
+            let passed = content.update(bytes, |page| self.findings.page(&member, page));
+            passed.map_err(|error| malformed(&member, &error))?;
             self.clock.counters().passed(bytes.len());
             if ends && let Some(done) = current.take() {
+                content.end().map_err(|error| malformed(&member, &error))?;
                 let arrived = ArrivedMember {
                     sequence: done.member.sequence,
                     path: done.member.path.clone(),
@@ -112,5 +120,18 @@ impl Lane {
             *compressor = None;
         }
         Ok(())
+    }
+}
+
+/// What an incremental file that is none comes to. Nothing could be made of the backup later.
+fn malformed(member: &Member, error: &IncrementalError) -> Failure {
+    let path = member.display_path().display();
+    match error {
+        IncrementalError::TruncationLength { .. } => Failure::Verification(format!(
+            "incremental file \"{path}\": {error}\n\
+             HINT: no tool can combine it, and servers before 17.8 and 18.2 write such files of tables of more than one \
+             segment that were truncated: update the server, or take a full backup."
+        )),
+        _ => Failure::stream(format!("incremental file \"{path}\""), error),
     }
 }

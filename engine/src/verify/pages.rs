@@ -21,7 +21,15 @@ impl PageChecks {
     #[must_use]
     pub fn checker(&self, path: &[u8]) -> Option<PageChecker> {
         let file = RelationFile::parse(path)?;
-        Some(PageChecker { next: file.first_block(), backup_start: self.backup_start, part: Vec::new() })
+        Some(PageChecker { next: file.first_block(), checks: *self, part: Vec::new() })
+    }
+
+    /// Checks a whole page.
+    pub(super) fn check(&self, block: BlockNumber, page: &[u8], bad: &mut impl FnMut(BadPage)) {
+        let page: &[u8; PAGE_SIZE] = page.try_into().expect("a whole page");
+        if let Err(mismatch) = check_page(page, block, self.backup_start) {
+            bad(BadPage { block, found: mismatch.found, expected: mismatch.expected });
+        }
     }
 }
 
@@ -50,7 +58,7 @@ impl fmt::Display for BadPage {
 #[derive(Debug)]
 pub struct PageChecker {
     next: BlockNumber,
-    backup_start: Lsn,
+    checks: PageChecks,
     /// The begun page, where pieces do not end at page boundaries.
     part: Vec<u8>,
 }
@@ -80,10 +88,7 @@ impl PageChecker {
     fn check(&mut self, page: &[u8], bad: &mut impl FnMut(BadPage)) {
         let block = self.next;
         self.next = BlockNumber(block.0.wrapping_add(1));
-        let page: &[u8; PAGE_SIZE] = page.try_into().expect("a whole page");
-        if let Err(mismatch) = check_page(page, block, self.backup_start) {
-            bad(BadPage { block, found: mismatch.found, expected: mismatch.expected });
-        }
+        self.checks.check(block, page, bad);
     }
 }
 

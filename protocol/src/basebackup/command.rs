@@ -6,6 +6,9 @@ use crate::version::ServerVersion;
 /// The first version with the parenthesised option list and typed archive messages.
 const OPTION_LIST_SINCE: u32 = 15;
 
+/// The first version that takes incremental backups (`MINIMUM_VERSION_FOR_WAL_SUMMARIES`, `pg_basebackup.c`).
+const INCREMENTAL_SINCE: u32 = 17;
+
 /// The longest label in bytes: the server takes at most `MAXPGPATH` (`do_pg_backup_start`).
 const MAX_LABEL: usize = 1024;
 
@@ -17,6 +20,8 @@ const MAX_RATE: std::ops::RangeInclusive<u32> = 32..=1_048_576;
 /// The server is asked to wait for its WAL archive only where the WAL that the backup needs comes no other way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseBackupOptions {
+    /// Send only what changed since the backup whose manifest was uploaded; 17 and newer.
+    pub incremental: bool,
     /// The label that `backup_label` carries; a single line.
     pub label: String,
     /// Ask for size estimates, which makes the server walk its files before it starts.
@@ -113,6 +118,12 @@ pub enum CommandError {
         /// The rate.
         found: u32,
     },
+    /// The server keeps no summaries of its WAL.
+    #[error(
+        "server does not support incremental backup\n\
+         HINT: Servers have it from version {INCREMENTAL_SINCE} on; leave --incremental out."
+    )]
+    Incremental,
     /// The server cannot compress.
     #[error(
         "server does not support server-side compression\n\
@@ -157,9 +168,13 @@ impl BaseBackupOptions {
         }
     }
 
-    fn check(&self, version: ServerVersion) -> Result<(), CommandError> {
+    /// Whether a server of this version takes these options.
+    pub fn check(&self, version: ServerVersion) -> Result<(), CommandError> {
         if version < ServerVersion::OLDEST_SUPPORTED {
             return Err(CommandError::UnsupportedServer { found: version });
+        }
+        if self.incremental && version.major() < INCREMENTAL_SINCE {
+            return Err(CommandError::Incremental);
         }
         if self.label.len() > MAX_LABEL {
             return Err(CommandError::LabelTooLong { found: self.label.len() });
@@ -183,7 +198,11 @@ impl BaseBackupOptions {
 
     /// 15 and newer: generic options.
     fn listed(&self) -> Vec<(&'static str, Value)> {
-        let mut options = vec![("LABEL", Value::Quoted(self.label.clone()))];
+        let mut options = Vec::new();
+        if self.incremental {
+            options.push(("INCREMENTAL", Value::None));
+        }
+        options.push(("LABEL", Value::Quoted(self.label.clone())));
         let mut add = |wanted: bool, keyword, value| {
             if wanted {
                 options.push((keyword, value));
@@ -248,6 +267,7 @@ mod tests {
 
     fn options() -> BaseBackupOptions {
         BaseBackupOptions {
+            incremental: false,
             label: "it's".into(),
             progress: false,
             fast_checkpoint: false,
@@ -330,6 +350,11 @@ mod tests {
                 "BASE_BACKUP ( LABEL 'it''s', WAIT 0, TARGET 'client', COMPRESSION 'gzip' )",
             ),
             (
+                BaseBackupOptions { incremental: true, ..options() },
+                170_000,
+                "BASE_BACKUP ( INCREMENTAL, LABEL 'it''s', WAIT 0, TARGET 'client' )",
+            ),
+            (
                 sent_to("blackhole", None),
                 150_000,
                 "BASE_BACKUP ( LABEL 'it''s', WAIT 0, TARGET 'blackhole' )",
@@ -355,6 +380,7 @@ mod tests {
             (label("a\0b".into()), 150_000, CommandError::LabelNotOneLine { found: "a\0b".into() }),
             (rate(31), 150_000, CommandError::MaxRate { found: 31 }),
             (rate(1_048_577), 140_000, CommandError::MaxRate { found: 1_048_577 }),
+            (BaseBackupOptions { incremental: true, ..options() }, 169_999, CommandError::Incremental),
             (compressed("gzip", None), 140_023, CommandError::Compression),
             (sent_to("blackhole", None), 140_023, CommandError::Target),
         ] {

@@ -1,6 +1,7 @@
 //! Names of relation files (`common/relpath.c`, `parse_filename_for_nontemp_relation` in `reinit.c`).
 
 use crate::BlockNumber;
+use crate::incremental::NAME_PREFIX;
 use crate::page::SEGMENT_BLOCKS;
 
 /// The four files of a relation (`ForkNumber`, `common/relpath.h`).
@@ -81,6 +82,16 @@ impl RelationFile {
             return None;
         }
         Some(Self { tablespace, database, relation: oid(relation)?, fork, segment })
+    }
+
+    /// As [`parse`](Self::parse), for an incremental file, whose name is that of the segment behind `INCREMENTAL.`
+    /// (`GetIncrementalFilePath`).
+    #[must_use]
+    pub fn parse_incremental(path: &[u8]) -> Option<Self> {
+        let slash = path.iter().rposition(|byte| *byte == b'/')?;
+        let (folder, name) = path.split_at(slash + 1);
+        let name = name.strip_prefix(NAME_PREFIX)?;
+        Self::parse(&[folder, name].concat())
     }
 
     /// The number of the file's first page within its relation fork.
@@ -178,6 +189,28 @@ mod tests {
             "./base/5/16384",
         ] {
             assert_eq!(RelationFile::parse(path.as_bytes()), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn incremental_files() {
+        for (path, of) in [
+            ("base/5/INCREMENTAL.16384", Some("base/5/16384")),
+            ("global/INCREMENTAL.1262_vm", Some("global/1262_vm")),
+            (
+                "pg_tblspc/16385/PG_17_202406281/5/INCREMENTAL.16384_init.2",
+                Some("pg_tblspc/16385/PG_17_202406281/5/16384_init.2"),
+            ),
+            ("base/5/16384", None),
+            ("base/5/INCREMENTAL.PG_VERSION", None),
+            ("base/5/INCREMENTAL.INCREMENTAL.16384", None),
+            ("base/INCREMENTAL.5/16384", None),
+            ("INCREMENTAL.16384", None),
+            ("base/5/incremental.16384", None),
+        ] {
+            let found = RelationFile::parse_incremental(path.as_bytes());
+            assert_eq!(found, of.map(|of| RelationFile::parse(of.as_bytes()).unwrap()), "{path}");
+            assert!(path.starts_with("base/5/1") || RelationFile::parse(path.as_bytes()).is_none(), "{path}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::setting::parse_memory;
 use crate::{Lsn, TimelineId};
 
 /// The size of WAL segments: a power of two from 1 MiB to 1 GiB (`IsValidWalSegSize`).
@@ -48,17 +49,7 @@ impl FromStr for WalSegmentSize {
     /// Reads what `SHOW wal_segment_size` answers: a number with a unit, such as `16MB`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidSegmentSize(text.to_owned());
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let unit = match unit {
-            "" | "B" => 1,
-            "kB" => 1 << 10,
-            "MB" => 1 << 20,
-            "GB" => 1 << 30,
-            _ => return Err(invalid()),
-        };
-        let bytes =
-            number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(invalid)?;
+        let bytes = parse_memory(text).ok_or_else(invalid)?;
         Self::new(bytes).map_err(|_| invalid())
     }
 }

@@ -12,6 +12,12 @@ pub fn identify_system() -> String {
     "IDENTIFY_SYSTEM".to_owned()
 }
 
+/// Announces the manifest of an earlier backup, which the server then takes as a copy (server 17 and newer).
+#[must_use]
+pub fn upload_manifest() -> String {
+    "UPLOAD_MANIFEST".to_owned()
+}
+
 /// Asks for the value of a setting, such as `wal_segment_size`: [`super::show_value`].
 pub fn show(name: &str) -> Result<String, QuoteError> {
     let parts: Vec<String> = name.split('.').map(quote_identifier).collect::<Result<_, _>>()?;

@@ -57,8 +57,8 @@ pub enum WalError {
     },
 }
 
-/// Checks one timeline's WAL, in pieces of any size.
-#[derive(Debug)]
+/// Checks one timeline's WAL, in pieces of any size. A clone goes on by itself from where the original stands.
+#[derive(Clone, Debug)]
 pub struct WalChecker {
     origin: WalOrigin,
     /// The first byte of a record; WAL before it is checked by its page headers alone.
@@ -145,20 +145,26 @@ impl WalChecker {
         self.at
     }
 
+    /// Lets later pages be of a newer timeline: where the segments that follow branched off this one.
+    pub fn follow(&mut self, timeline: TimelineId) {
+        self.origin.timeline = self.origin.timeline.max(timeline);
+    }
+
     /// Whether the WAL up to `end`, where a record ends, is whole: to be asked once all bytes before `end` were taken.
+    /// What was wrong behind `end` is of no account.
     ///
     /// # Errors
     /// [`WalError`] where bytes are missing, and where a record goes on behind `end`.
     pub fn finish(&self, end: Lsn) -> Result<(), WalError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
         // A position that a server gives as the end may lie behind the header of a page on which nothing is yet.
         let header = header_length(self.verified.0, self.origin.segment_size.bytes());
         let empty_page = self.format.is_some_and(|format| self.verified.0.is_multiple_of(format.page_size))
             && self.verified.0.checked_add(header) == Some(end.0);
         if self.verified >= end || empty_page && self.at >= end {
             return Ok(());
+        }
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
         }
         let at = self.record.as_ref().map_or(self.verified, |record| record.start);
         let length = self

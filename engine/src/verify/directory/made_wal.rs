@@ -7,11 +7,11 @@ use pgstrata_protocol::manifest::WalRange;
 use pgstrata_protocol::names::{WalSegment, WalSegmentSize};
 use pgstrata_protocol::{Lsn, TimelineId};
 
-pub(super) const SEGMENT: u64 = 1 << 20;
+pub(in crate::verify) const SEGMENT: u64 = 1 << 20;
 const PAGE: u64 = 8192;
 
 /// Some segments of one timeline, full of records from a position on; pages before it are empty.
-pub(super) struct MadeWal {
+pub(in crate::verify) struct MadeWal {
     identifier: u64,
     timeline: u32,
     /// The first segment's first position.
@@ -19,12 +19,12 @@ pub(super) struct MadeWal {
     start: u64,
     end: u64,
     previous: u64,
-    pub(super) bytes: Vec<u8>,
+    pub(in crate::verify) bytes: Vec<u8>,
 }
 
 impl MadeWal {
     /// Records from `start` on, until they reach into the last of so many segments.
-    pub(super) fn new(identifier: u64, timeline: u32, start: u64, segments: u64) -> Self {
+    pub(in crate::verify) fn new(identifier: u64, timeline: u32, start: u64, segments: u64) -> Self {
         let base = start & !(SEGMENT - 1);
         let previous = start - 8;
         let mut made = Self { identifier, timeline, base, start, end: start, previous, bytes: Vec::new() };
@@ -44,12 +44,12 @@ impl MadeWal {
     }
 
     /// What a manifest would say of it.
-    pub(super) fn range(&self) -> WalRange {
+    pub(in crate::verify) fn range(&self) -> WalRange {
         WalRange { timeline: TimelineId(self.timeline), start: Lsn(self.start), end: Lsn(self.end) }
     }
 
     /// The segments' names and contents, each of its full size.
-    pub(super) fn segments(&self) -> Vec<(String, Vec<u8>)> {
+    pub(in crate::verify) fn segments(&self) -> Vec<(String, Vec<u8>)> {
         let size = WalSegmentSize::new(SEGMENT).expect("a size of segments");
         let chunks = self.bytes.chunks(usize::try_from(SEGMENT).expect("small"));
         let named = chunks.enumerate().map(|(number, bytes)| {
@@ -63,7 +63,7 @@ impl MadeWal {
     }
 
     /// Writes the segments as files.
-    pub(super) fn write_to(&self, folder: &Path) {
+    pub(in crate::verify) fn write_to(&self, folder: &Path) {
         for (name, bytes) in self.segments() {
             fs::write(folder.join(name), bytes).expect("written");
         }

@@ -28,7 +28,7 @@ mod deal;
 mod ignore;
 mod lz4_frames;
 #[cfg(test)]
-mod made_wal;
+pub(super) mod made_wal;
 mod presence;
 mod problem;
 mod progress;
