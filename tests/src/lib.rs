@@ -20,6 +20,7 @@ mod aftermath;
 mod artifacts;
 mod collector;
 mod compare;
+mod complete;
 pub mod fake;
 mod interposer;
 mod invocation;
@@ -40,6 +41,7 @@ mod writer;
 
 pub use aftermath::{Snapshot, expect_forgotten, expect_unfinished};
 pub use compare::{Baseline, Comparison, compare, differences};
+pub use complete::{Complete, complete};
 pub use interposer::{Action, Direction, Fault, Interposer};
 pub use invocation::{Finished, Invocation, Running, pgstrata, unprivileged_pgstrata};
 pub use manifest::{Manifest, check_manifest};
