@@ -9,7 +9,7 @@ use anyhow::Context;
 use pgstrata::postmaster::{Auth, Cluster, InitOptions, PostmasterError, Server, Shutdown};
 
 use crate::workload::Loaded;
-use crate::{Scratch, Sql, Tablespace, Workload, Writer, servers, template};
+use crate::{Complete, Scratch, Sql, Tablespace, Workload, Writer, servers, template};
 
 /// BLCKSZ as everyone builds it.
 const PAGE: u64 = 8192;
@@ -49,6 +49,7 @@ pub fn cluster(major: u32) -> ClusterBuilder {
         .collect();
     ClusterBuilder {
         major,
+        program: None,
         options: InitOptions::default(),
         settings,
         own_identity: false,
@@ -60,6 +61,7 @@ pub fn cluster(major: u32) -> ClusterBuilder {
 #[derive(Clone, Debug)]
 pub struct ClusterBuilder {
     major: u32,
+    program: Option<&'static Complete>,
     options: InitOptions,
     settings: Vec<(String, String)>,
     own_identity: bool,
@@ -67,6 +69,13 @@ pub struct ClusterBuilder {
 }
 
 impl ClusterBuilder {
+    /// The server of a complete installation, which is built with lz4 and zstd.
+    #[must_use]
+    pub fn complete(mut self, complete: &'static Complete) -> Self {
+        self.program = Some(complete);
+        self
+    }
+
     /// Data page checksums; on unless said otherwise.
     #[must_use]
     pub fn checksums(mut self, on: bool) -> Self {
@@ -133,7 +142,10 @@ impl ClusterBuilder {
     /// # Errors
     /// What failed, with what the server said.
     pub fn try_start(self) -> anyhow::Result<Source> {
-        let program = servers::program(self.major).map_err(anyhow::Error::msg)?;
+        let program = match self.program {
+            Some(complete) => complete.server(),
+            None => servers::program(self.major).map_err(anyhow::Error::msg)?,
+        };
         let scratch = Scratch::new();
         let dir = scratch.join("source");
         let cluster = if self.own_identity || self.options.wal_dir.is_some() {

@@ -14,7 +14,9 @@ use pgstrata_protocol::basebackup::{
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 
 use super::connection::ConnectionArgs;
+use super::int_option::parse_int;
 use super::message;
+use super::stock::Tool;
 use crate::basebackup::{
     BackupCompression, BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod,
 };
@@ -34,7 +36,13 @@ pub(super) struct BaseBackupArgs {
     #[arg(short = 'i', long, value_name = "OLDMANIFEST", help_heading = "Options controlling the output")]
     incremental: Option<PathBuf>,
     /// Maximum transfer rate to transfer data directory (in kB/s, or use suffix "k" or "M")
-    #[arg(short = 'r', long, value_name = "RATE", help_heading = "Options controlling the output")]
+    #[arg(
+        short = 'r',
+        long,
+        value_name = "RATE",
+        allow_hyphen_values = true,
+        help_heading = "Options controlling the output"
+    )]
     max_rate: Option<String>,
     /// Write configuration for replication
     #[arg(short = 'R', long, help_heading = "Options controlling the output")]
@@ -160,11 +168,11 @@ pub(super) struct BaseBackupArgs {
         short = 's',
         long,
         value_name = "INTERVAL",
-        default_value_t = 10,
-        value_parser = clap::value_parser!(u64).range(..=31_536_000),
+        default_value = "10",
+        allow_hyphen_values = true,
         help_heading = "Connection options"
     )]
-    status_interval: u64,
+    status_interval: String,
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
 
@@ -209,7 +217,7 @@ impl BaseBackupArgs {
         self.verbose
     }
 
-    /// Checks the options against each other, in the order in which pg_basebackup complains.
+    /// Checks the values, then the options against each other, in the order in which pg_basebackup complains.
     pub(super) fn resolve(&self) -> anyhow::Result<BaseBackupConfig> {
         let tar = match self.format.as_deref() {
             None | Some("p" | "plain") => false,
@@ -219,22 +227,37 @@ impl BaseBackupArgs {
         let fast_checkpoint = match self.checkpoint.to_ascii_lowercase().as_str() {
             "fast" => true,
             "spread" => false,
-            other => bail!("invalid checkpoint argument \"{other}\", must be \"fast\" or \"spread\""),
+            _ => {
+                let found = &self.checkpoint;
+                bail!("invalid checkpoint argument \"{found}\", must be \"fast\" or \"spread\"")
+            }
         };
+        let max_rate_kb = self.max_rate.as_deref().map(parse_max_rate).transpose()?;
+        let status_interval = parse_int(&self.status_interval, "-s/--status-interval", 0..=i32::MAX / 1000)?;
+        let tablespace_mapping =
+            self.tablespace_mapping.iter().map(parse_mapping).collect::<anyhow::Result<Vec<_>>>()?;
+        let asked_wal = self.asked_wal()?;
         let sync_method = match self.sync_method.as_deref() {
             None | Some("fsync") => SyncMethod::Fsync,
             Some("syncfs") => SyncMethod::Syncfs,
             Some(other) => bail!("unrecognized sync method: {other}"),
         };
-        let (destination, compression) = self.destination(tar)?;
-        let wal = self.wal_method()?;
+        // `client` is the target of a backup that has none.
+        let target = self.target.as_deref().filter(|target| *target != "client");
+        self.check_place(target)?;
+        let request = self.compression_request();
+        let compression = self.compression(&request, tar, target)?;
+        let wal = self.wal_method(asked_wal, tar, target)?;
+        self.check_waldir(tar, target)?;
         if self.progress && self.no_estimate_size {
-            bail!("options --progress and --no-estimate-size cannot be used together");
+            return Err(misuse("--progress and --no-estimate-size are incompatible options"));
         }
         let manifest = self.manifest()?;
-        if manifest.is_none() && self.discard {
-            bail!("options --discard and --no-manifest cannot be used together: nothing would be left to do");
-        }
+        let destination = match target {
+            Some(target) => self.target(target, request)?,
+            None if self.discard => self.discarded(compression.as_ref())?,
+            None => self.local(tar, compression.as_ref(), tablespace_mapping)?,
+        };
         let mut resources = Resources::for_cores(std::thread::available_parallelism().map_or(1, usize::from));
         resources.io = self.io.mode();
         resources.buffers = ((usize::from(self.buffers) << 20) / resources.buffer_size).max(8);
@@ -249,7 +272,7 @@ impl BaseBackupArgs {
             wal,
             label: self.label.clone(),
             fast_checkpoint,
-            max_rate_kb: self.max_rate.as_deref().map(parse_max_rate).transpose()?,
+            max_rate_kb,
             manifest,
             server_verifies_pages: !self.no_verify_checksums,
             check_pages: self.check_pages,
@@ -258,74 +281,74 @@ impl BaseBackupArgs {
             sync: !self.no_sync,
             sync_method,
             clean: !self.no_clean,
-            status_interval: Duration::from_secs(self.status_interval),
+            status_interval: Duration::from_secs(status_interval.unsigned_abs().into()),
             stall_timeout: Duration::from_secs(self.stall_timeout),
             resources,
         })
     }
 
-    /// Where the backup goes, and who compresses it.
-    fn destination(&self, tar: bool) -> anyhow::Result<(Destination, Option<BackupCompression>)> {
-        // `client` is the target of a backup that has none.
-        let target = self.target.as_deref().filter(|target| *target != "client");
+    /// Either a directory or a target.
+    fn check_place(&self, target: Option<&str>) -> anyhow::Result<()> {
         if target.is_some() && self.format.is_some() {
-            bail!("cannot specify both format and backup target");
+            return Err(misuse("cannot specify both format and backup target"));
         }
         match (&self.pgdata, target) {
-            (None, None) if !self.discard => bail!("must specify output directory or backup target"),
-            (Some(_), Some(_)) => bail!("cannot specify both output directory and backup target"),
-            _ => {}
+            (None, None) if !self.discard => Err(misuse("must specify output directory or backup target")),
+            (Some(_), Some(_)) => Err(misuse("cannot specify both output directory and backup target")),
+            _ => Ok(()),
         }
-        let request = match (self.gzip, &self.compress) {
+    }
+
+    fn compression_request(&self) -> CompressionRequest {
+        match (self.gzip, &self.compress) {
             (true, _) => CompressionRequest::parse("gzip"),
             (false, argument) => CompressionRequest::parse(argument.as_deref().unwrap_or("none")),
-        };
-        if let Some(target) = target {
-            return Ok((self.target(target, request)?, None));
         }
-        let compression = match request.side {
-            Some(CompressionSide::Server) => server_compression(&request)?,
-            _ => request.specification()?.map(BackupCompression::Client),
+    }
+
+    /// Who compresses what comes here. What a target gets is the server's alone.
+    fn compression(
+        &self,
+        request: &CompressionRequest,
+        tar: bool,
+        target: Option<&str>,
+    ) -> anyhow::Result<Option<BackupCompression>> {
+        let client = |request: &CompressionRequest| -> anyhow::Result<_> {
+            Ok(request.specification()?.map(BackupCompression::Client))
+        };
+        let compression = match (request.side, target) {
+            (Some(CompressionSide::Client), Some(_)) => {
+                client(request)?;
+                let complaint = "client-side compression is not possible when a backup target is specified";
+                return Err(misuse(complaint));
+            }
+            (_, Some(_)) => return Ok(None),
+            (Some(CompressionSide::Server), None) => server_compression(request)?,
+            (_, None) => client(request)?,
         };
         if !tar && matches!(compression, Some(BackupCompression::Client(_))) {
-            bail!("only tar mode backups can be compressed");
+            return Err(misuse("only tar mode backups can be compressed"));
         }
-        if self.discard {
-            if matches!(compression, Some(BackupCompression::Client(_))) {
-                bail!("options --discard and --compress cannot be used together: nothing is kept");
-            }
-            return Ok((Destination::Discard, compression));
+        Ok(compression)
+    }
+
+    fn check_waldir(&self, tar: bool, target: Option<&str>) -> anyhow::Result<()> {
+        let Some(path) = &self.waldir else { return Ok(()) };
+        if target.is_some() {
+            return Err(misuse("WAL directory location cannot be specified along with a backup target"));
         }
-        if tar && self.write_recovery_conf && matches!(compression, Some(BackupCompression::Server { .. })) {
-            bail!(
-                "option --write-recovery-conf cannot add to an archive that the server compresses\n\
-                 HINT: let the client compress, or use plain format."
-            );
+        if tar {
+            return Err(misuse("WAL directory location can only be specified in plain mode"));
         }
-        let destination = self.local(tar)?;
-        let compressed = matches!(compression, Some(BackupCompression::Server { .. }));
-        if matches!(destination, Destination::Stdout) && compressed && !self.no_manifest {
-            bail!(
-                "cannot inject manifest into a compressed tar file\n\
-                 HINT: Use client-side compression, send the output to a directory rather than standard output, \
-                 or use --no-manifest."
-            );
+        if path.is_relative() {
+            return Err(misuse("WAL directory location must be an absolute path"));
         }
-        Ok((destination, compression))
+        Ok(())
     }
 
     /// A backup that the server keeps.
     fn target(&self, target: &str, request: CompressionRequest) -> anyhow::Result<Destination> {
-        let CompressionRequest { side, method, detail } = request;
-        if side == Some(CompressionSide::Client) {
-            bail!("client-side compression is not possible when a backup target is specified");
-        }
-        if matches!(self.wal_method.as_deref(), None | Some("s" | "stream")) {
-            bail!("WAL cannot be streamed when a backup target is specified");
-        }
-        if self.waldir.is_some() {
-            bail!("WAL directory location cannot be specified along with a backup target");
-        }
+        let CompressionRequest { method, detail, .. } = request;
         if self.write_recovery_conf {
             bail!("recovery configuration cannot be written when a backup target is used");
         }
@@ -344,77 +367,102 @@ impl BaseBackupArgs {
         })
     }
 
+    /// A backup that nobody keeps.
+    fn discarded(&self, compression: Option<&BackupCompression>) -> anyhow::Result<Destination> {
+        if matches!(compression, Some(BackupCompression::Client(_))) {
+            bail!("options --discard and --compress cannot be used together: nothing is kept");
+        }
+        if self.no_manifest {
+            bail!("options --discard and --no-manifest cannot be used together: nothing would be left to do");
+        }
+        Ok(Destination::Discard)
+    }
+
     /// The one archive on standard output.
-    fn stdout(&self) -> anyhow::Result<Destination> {
-        if matches!(self.wal_method.as_deref(), None | Some("s" | "stream")) {
-            bail!("cannot stream write-ahead logs in tar mode to stdout");
-        }
-        if self.waldir.is_some() {
-            bail!("WAL directory location can only be specified in plain mode");
-        }
+    fn stdout(&self, compressed_by_server: bool) -> anyhow::Result<Destination> {
         if self.json {
             bail!("options --json and --pgdata=- cannot be used together: both write to standard output");
+        }
+        if compressed_by_server && !self.no_manifest {
+            bail!(
+                "cannot inject manifest into a compressed tar file\n\
+                 HINT: Use client-side compression, send the output to a directory rather than standard output, \
+                 or use --no-manifest."
+            );
         }
         Ok(Destination::Stdout)
     }
 
     /// A backup that is kept here.
-    fn local(&self, tar: bool) -> anyhow::Result<Destination> {
+    fn local(
+        &self,
+        tar: bool,
+        compression: Option<&BackupCompression>,
+        tablespace_mapping: Vec<(PathBuf, PathBuf)>,
+    ) -> anyhow::Result<Destination> {
         let path = self.pgdata.as_ref().expect("the caller made sure of it");
+        let compressed_by_server = matches!(compression, Some(BackupCompression::Server { .. }));
+        if tar && self.write_recovery_conf && compressed_by_server {
+            bail!(
+                "option --write-recovery-conf cannot add to an archive that the server compresses\n\
+                 HINT: let the client compress, or use plain format."
+            );
+        }
         if tar && path == Path::new("-") {
-            return self.stdout();
+            return self.stdout(compressed_by_server);
         }
         let path = absolute(path)?;
-        let mut tablespace_mapping = Vec::new();
-        for mapping in &self.tablespace_mapping {
-            tablespace_mapping.push(parse_mapping(mapping)?);
-        }
-        if tar {
-            if self.waldir.is_some() {
-                bail!("WAL directory location can only be specified in plain mode");
-            }
-            return Ok(Destination::Tar { path });
-        }
-        let wal_directory = match &self.waldir {
-            Some(path) if path.is_relative() => bail!("WAL directory location must be an absolute path"),
-            path => path.clone(),
-        };
-        Ok(Destination::Directory { path, wal_directory, tablespace_mapping })
+        Ok(match tar {
+            true => Destination::Tar { path },
+            false => Destination::Directory { path, wal_directory: self.waldir.clone(), tablespace_mapping },
+        })
     }
 
-    fn wal_method(&self) -> anyhow::Result<WalMethod> {
-        if self.discard && self.wal_method.as_deref().is_some_and(|method| !matches!(method, "n" | "none")) {
-            bail!("options --discard and --wal-method cannot be used together: no WAL is kept either");
-        }
-        let method = match self.wal_method.as_deref().unwrap_or("stream") {
-            "n" | "none" => WalMethod::None,
-            "f" | "fetch" => WalMethod::Fetch,
-            "s" | "stream" => WalMethod::Stream(SlotChoice::Temporary),
+    /// What `--wal-method` asks for, before anything is said of slots.
+    fn asked_wal(&self) -> anyhow::Result<WalMethod> {
+        match self.wal_method.as_deref().unwrap_or("stream") {
+            "n" | "none" => Ok(WalMethod::None),
+            "f" | "fetch" => Ok(WalMethod::Fetch),
+            "s" | "stream" => Ok(WalMethod::Stream(SlotChoice::Temporary)),
             other => {
                 bail!("invalid wal-method option \"{other}\", must be \"fetch\", \"stream\", or \"none\"")
             }
-        };
-        let streams = matches!(method, WalMethod::Stream(_));
+        }
+    }
+
+    fn wal_method(&self, asked: WalMethod, tar: bool, target: Option<&str>) -> anyhow::Result<WalMethod> {
+        let streams = matches!(asked, WalMethod::Stream(_));
+        if target.is_some() && streams {
+            return Err(misuse("WAL cannot be streamed when a backup target is specified"));
+        }
+        if tar && streams && self.pgdata.as_deref() == Some(Path::new("-")) {
+            return Err(misuse("cannot stream write-ahead logs in tar mode to stdout"));
+        }
+        if self.discard && self.wal_method.is_some() && asked != WalMethod::None {
+            bail!("options --discard and --wal-method cannot be used together: no WAL is kept either");
+        }
         match (&self.slot, self.no_slot, self.create_slot) {
-            (Some(_), _, _) if !streams => bail!("replication slots can only be used with WAL streaming"),
-            (Some(_), true, _) => bail!("--no-slot cannot be used with slot name"),
-            (None, _, true) => bail!("--create-slot needs a slot to be specified using --slot"),
+            (Some(_), _, _) if !streams => {
+                Err(misuse("replication slots can only be used with WAL streaming"))
+            }
+            (Some(_), true, _) => Err(misuse("--no-slot cannot be used with slot name")),
+            (None, _, true) => Err(misuse("--create-slot needs a slot to be specified using --slot")),
             (Some(name), false, create) => {
                 Ok(WalMethod::Stream(SlotChoice::Named { name: name.clone(), create }))
             }
             (None, true, false) if streams => Ok(WalMethod::Stream(SlotChoice::None)),
             (None, _, false) if self.discard => Ok(WalMethod::None),
-            (None, _, false) => Ok(method),
+            (None, _, false) => Ok(asked),
         }
     }
 
     fn manifest(&self) -> anyhow::Result<Option<ManifestOptions>> {
         if self.no_manifest {
             if self.manifest_checksums.is_some() {
-                bail!("--no-manifest and --manifest-checksums are incompatible options");
+                return Err(misuse("--no-manifest and --manifest-checksums are incompatible options"));
             }
             if self.manifest_force_encode {
-                bail!("--no-manifest and --manifest-force-encode are incompatible options");
+                return Err(misuse("--no-manifest and --manifest-force-encode are incompatible options"));
             }
             return Ok(None);
         }
@@ -424,6 +472,10 @@ impl BaseBackupArgs {
         };
         Ok(Some(ManifestOptions { checksums: Some(checksums), force_encode: self.manifest_force_encode }))
     }
+}
+
+fn misuse(text: &str) -> anyhow::Error {
+    Tool::BaseBackup.misuse(text)
 }
 
 /// Compression by the server of what comes here. The method has to be known, to unpack what comes; its options are
@@ -447,19 +499,24 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 
 /// `32`, `32k` or `32M`, in kB/s (`parse_max_rate`, `pg_basebackup.c`). Fractions are taken, as there.
 fn parse_max_rate(text: &str) -> anyhow::Result<u32> {
+    let numeric = |character: char| character.is_ascii_digit() || "+-.eE".contains(character);
     let trimmed = text.trim();
-    let (number, factor) = match trimmed.strip_suffix('M') {
-        Some(number) => (number, 1024.0),
-        None => (trimmed.strip_suffix('k').unwrap_or(trimmed), 1.0),
-    };
-    let number: f64 =
-        number.trim().parse().map_err(|_| anyhow!("transfer rate \"{text}\" is not a valid value"))?;
+    let (number, unit) = trimmed.split_at(trimmed.find(|found| !numeric(found)).unwrap_or(trimmed.len()));
+    let number: f64 = number.parse().map_err(|_| anyhow!("transfer rate \"{text}\" is not a valid value"))?;
     if number <= 0.0 {
         bail!("transfer rate must be greater than zero");
     }
-    let rate = (number * factor).floor();
+    let rate = match unit.trim_start() {
+        "" | "k" => number,
+        "M" => number * 1024.0,
+        other => bail!("invalid --max-rate unit: \"{other}\""),
+    };
+    let bounds = "HINT: name a rate from 32k to 1024M.";
+    if rate > f64::from(u32::MAX) {
+        bail!("transfer rate \"{text}\" exceeds integer range\n{bounds}");
+    }
     if !(32.0..=1_048_576.0).contains(&rate) {
-        bail!("transfer rate \"{text}\" is out of range, expected 32 to 1048576 kB/s");
+        bail!("transfer rate \"{text}\" is out of range\n{bounds}");
     }
     #[expect(
         clippy::cast_possible_truncation,
@@ -559,6 +616,7 @@ mod tests {
             ("-D /b -Ft -Z -2", "expects a compression level between 1 and 9"),
             ("-D /b -Ft -Z brotli", "unrecognized compression algorithm: \"brotli\""),
             ("-D /b -Z server-brotli", "unrecognized compression algorithm: \"brotli\""),
+            ("-D /b -C", "HINT: Try \"pgstrata basebackup --help\" for more information."),
             ("-D /b -Ft -R -Z server-gzip", "cannot add to an archive that the server compresses"),
             ("--discard -Ft -z", "nothing is kept"),
             ("-D /b --sync-method=often", "unrecognized sync method: often"),
@@ -575,7 +633,12 @@ mod tests {
             ("-D /b -T a=/b", "old directory is not an absolute path"),
             ("-D /b -r 31", "out of range"),
             ("-D /b -r x", "not a valid value"),
-            ("-D /b -P --no-estimate-size", "cannot be used together"),
+            ("-D /b -r 5kk", "invalid --max-rate unit: \"kk\""),
+            ("-D /b -r 1e10", "exceeds integer range"),
+            ("-D /b -s x -C", "invalid value \"x\" for option -s/--status-interval"),
+            ("-D /b -s -1", "-s/--status-interval must be in range 0..2147483"),
+            ("-t blackhole -X none -T bad", "invalid tablespace mapping format \"bad\""),
+            ("-D /b -P --no-estimate-size", "--progress and --no-estimate-size are incompatible options"),
             ("-D /b --no-manifest --manifest-checksums none", "incompatible"),
             ("-D /b --no-manifest --manifest-force-encode", "incompatible"),
             ("-D /b --manifest-checksums md5", "unrecognized checksum algorithm"),

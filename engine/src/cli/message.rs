@@ -85,7 +85,7 @@ enum Severity {
 
 impl Speaker {
     fn say(&self, severity: Option<Severity>, text: &str) -> String {
-        let text = plain(text);
+        let text = without_numbers(&plain(text));
         let mut said = String::with_capacity(text.len() + 40);
         for (number, line) in text.trim_end().lines().enumerate() {
             // Servers put two spaces there; what they say stays as it is.
@@ -128,6 +128,24 @@ impl Speaker {
             None => write!(said, "{word}{rest}"),
         }
     }
+}
+
+/// The system's reasons without the numbers that Rust puts behind them: `No such file or directory (os error 2)`.
+fn without_numbers(text: &str) -> String {
+    let (mut told, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((before, behind)) = rest.split_once(" (os error ") {
+        let digits = behind.bytes().take_while(u8::is_ascii_digit).count();
+        told.push_str(before);
+        match behind[digits..].strip_prefix(')') {
+            Some(after) if digits > 0 => rest = after,
+            _ => {
+                told.push_str(" (os error ");
+                rest = behind;
+            }
+        }
+    }
+    told.push_str(rest);
+    told
 }
 
 impl Severity {
@@ -187,6 +205,17 @@ mod tests {
                         pg_basebackup: hint: do this\nor that";
         assert_eq!(stock, expected);
         assert_eq!(speaker("x", true, None).say(None, "begun\n"), "x: begun");
+    }
+
+    #[test]
+    fn numbers_of_the_systems_reasons_are_left_out() {
+        for (text, told) in [
+            ("a: No such file (os error 2)\nHINT: b", "a: No such file\nHINT: b"),
+            ("x (os error 2), y (os error 111)", "x, y"),
+            ("(os error 2) (os error x) (os error ", "(os error 2) (os error x) (os error "),
+        ] {
+            assert_eq!(without_numbers(text), told);
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@
 mod basebackup;
 mod connection;
 mod demo;
+mod getopt;
+mod int_option;
 mod links;
 mod message;
 mod open_files;

@@ -4,12 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, Command, FromArgMatches};
+use clap::{Args, Command, FromArgMatches};
 
+use super::getopt::{Misread, spell_out};
 use super::message;
 
 /// What `--version` says of the tools that this stands in for: the release whose options and behaviour these are.
-const STOCK_VERSION: &str = "18.4";
+const STOCK_VERSION: &str = "18.6";
 
 /// A tool of PostgreSQL's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,82 @@ impl Tool {
         }
     }
 
+    /// The tool's own long options, in the order of its table (`long_options` in its source).
+    fn long_options(self) -> &'static [&'static str] {
+        match self {
+            Tool::BaseBackup => &[
+                "help",
+                "version",
+                "pgdata",
+                "format",
+                "incremental",
+                "checkpoint",
+                "create-slot",
+                "max-rate",
+                "write-recovery-conf",
+                "slot",
+                "target",
+                "tablespace-mapping",
+                "wal-method",
+                "gzip",
+                "compress",
+                "label",
+                "no-clean",
+                "no-sync",
+                "dbname",
+                "host",
+                "port",
+                "username",
+                "no-password",
+                "password",
+                "status-interval",
+                "verbose",
+                "progress",
+                "waldir",
+                "no-slot",
+                "no-verify-checksums",
+                "no-estimate-size",
+                "no-manifest",
+                "manifest-force-encode",
+                "manifest-checksums",
+                "sync-method",
+            ],
+            Tool::ReceiveWal => &[
+                "help",
+                "version",
+                "directory",
+                "dbname",
+                "endpos",
+                "host",
+                "port",
+                "username",
+                "no-loop",
+                "no-password",
+                "password",
+                "status-interval",
+                "slot",
+                "verbose",
+                "compress",
+                "create-slot",
+                "drop-slot",
+                "if-not-exists",
+                "synchronous",
+                "no-sync",
+            ],
+            Tool::VerifyBackup => &[
+                "exit-on-error",
+                "ignore",
+                "manifest-path",
+                "format",
+                "no-parse-wal",
+                "progress",
+                "quiet",
+                "skip-checksums",
+                "wal-directory",
+            ],
+        }
+    }
+
     fn usage(self) -> &'static str {
         match self {
             Tool::BaseBackup => "pg_basebackup [OPTION]...",
@@ -86,19 +163,23 @@ impl Tool {
         }
         let called = arguments.first().map(|program| program.to_string_lossy().into_owned());
         let called = called.unwrap_or_else(|| self.name().to_owned());
-        let last = arguments.last().map(|last| last.to_string_lossy().into_owned()).unwrap_or_default();
-        let hint = format!("{0}: hint: Try \"{0} --help\" for more information.", self.name());
-        let spelled = match spell_out(&command, arguments) {
+        let name = self.name();
+        let hint = format!("{name}: hint: Try \"{name} --help\" for more information.");
+        let spelled = match spell_out(&command, self.long_options(), arguments) {
             Ok(spelled) => spelled,
-            Err(Misspelled::Complaint(complaint)) => {
+            Err(Misread::Complaint(complaint)) => {
                 return Parsed::Refuse(format!("{called}: {complaint}\n{hint}"));
             }
-            Err(Misspelled::HelpTooLate) => return Parsed::Refuse(hint),
+            Err(Misread::HelpTooLate) => return Parsed::Refuse(hint),
+            Err(Misread::Operand(first)) => {
+                let complaint = format!("too many command-line arguments (first is \"{first}\")");
+                return Parsed::Refuse(format!("{name}: error: {complaint}\n{hint}"));
+            }
         };
         let matches = command.try_get_matches_from_mut(spelled);
         match matches.and_then(|mut matches| T::from_arg_matches_mut(&mut matches)) {
             Ok(arguments) => Parsed::Run(Box::new(arguments)),
-            Err(error) => Parsed::Refuse(format!("{}\n{hint}", self.complaint(&error, &called, &last))),
+            Err(error) => Parsed::Refuse(format!("{}\n{hint}", self.complaint(&error))),
         }
     }
 
@@ -109,17 +190,11 @@ impl Tool {
             .disable_version_flag(true)
             .args_override_self(true)
             .max_term_width(95);
-        T::augment_args(command).about(self.about()).mut_args(|argument| match argument.get_action() {
-            ArgAction::Set | ArgAction::Append if !argument.is_positional() => {
-                argument.allow_hyphen_values(true)
-            }
-            _ => argument,
-        })
+        T::augment_args(command).about(self.about())
     }
 
-    /// What getopt_long, in the name that the program was `called` by, or after it the tool says of a command line that
-    /// ends with `last`.
-    fn complaint(self, error: &clap::Error, called: &str, last: &str) -> String {
+    /// What the tool says of a command line that getopt_long has nothing against.
+    fn complaint(self, error: &clap::Error) -> String {
         let name = self.name();
         let text = |kind| match error.get(kind) {
             Some(ContextValue::String(text)) => text.as_str(),
@@ -127,28 +202,9 @@ impl Tool {
         };
         // Options are shown with what they take: `--pgdata <DIRECTORY>`.
         let option = text(ContextKind::InvalidArg).split([' ', '=']).next().unwrap_or_default();
-        let value = text(ContextKind::InvalidValue);
         match error.kind() {
-            ErrorKind::UnknownArgument if option.starts_with("--") => {
-                format!("{called}: unrecognized option '{option}'")
-            }
-            ErrorKind::UnknownArgument if option.starts_with('-') => {
-                let letter = option.chars().nth(1).unwrap_or('-');
-                format!("{called}: invalid option -- '{letter}'")
-            }
-            ErrorKind::UnknownArgument | ErrorKind::TooManyValues if !option.starts_with('-') => {
-                let first = if option.is_empty() { value } else { option };
-                format!("{name}: error: too many command-line arguments (first is \"{first}\")")
-            }
-            ErrorKind::TooManyValues => format!("{called}: option '{option}' doesn't allow an argument"),
-            ErrorKind::InvalidValue if value.is_empty() && last.starts_with("--") => {
-                format!("{called}: option '{option}' requires an argument")
-            }
-            ErrorKind::InvalidValue if value.is_empty() => {
-                let letter = last.chars().next_back().unwrap_or('-');
-                format!("{called}: option requires an argument -- '{letter}'")
-            }
             ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+                let value = text(ContextKind::InvalidValue);
                 format!("{name}: error: invalid value \"{value}\" for option {option}")
             }
             _ => {
@@ -158,83 +214,20 @@ impl Tool {
             }
         }
     }
-}
 
-/// Long options that the stock tools do not have. They must not make a shortened one ambiguous.
-const OURS: [&str; 8] =
-    ["buffers", "check-pages", "discard", "io", "json", "no-check-wal", "stall-timeout", "workers"];
-
-/// What getopt_long does not take.
-enum Misspelled {
-    /// Short for several options, or unknown; this is said about it.
-    Complaint(String),
-    /// `--help` behind other arguments: all that is said is where to find it.
-    HelpTooLate,
-}
-
-/// Long options that were cut short, in full, where they can only be one of the tool's; else getopt_long's complaint.
-fn spell_out(command: &Command, arguments: Vec<OsString>) -> Result<Vec<OsString>, Misspelled> {
-    let takes_value = |option: &clap::Arg| option.get_action().takes_values();
-    let by_letter = |letter| command.get_arguments().find(|option| option.get_short() == Some(letter));
-    let named = |name: &str| {
-        if let Some(option) = command.get_arguments().find(|option| option.get_long() == Some(name)) {
-            return Ok(Some(option));
-        }
-        let begins = |option: &&clap::Arg| {
-            option.get_long().is_some_and(|long| long.starts_with(name) && !OURS.contains(&long))
+    /// Where an operator who took options for what they are not is sent.
+    fn see_help(self) -> String {
+        let command = match message::is_stock() {
+            true => self.name().to_owned(),
+            false => format!("pgstrata {}", self.name().trim_start_matches("pg_")),
         };
-        let like_it: Vec<&clap::Arg> = command.get_arguments().filter(begins).collect();
-        match like_it.as_slice() {
-            [] => Ok(None),
-            [only] => Ok(Some(*only)),
-            several => {
-                let names = several.iter().filter_map(|option| option.get_long());
-                let names: String = names.map(|long| format!(" '--{long}'")).collect();
-                Err(Misspelled::Complaint(format!("option '--{name}' is ambiguous; possibilities:{names}")))
-            }
-        }
-    };
-    let mut spelled = Vec::with_capacity(arguments.len());
-    let mut arguments = arguments.into_iter();
-    spelled.extend(arguments.next());
-    while let Some(argument) = arguments.next() {
-        let text = argument.to_str().unwrap_or_default();
-        let mut value_follows = false;
-        if text == "--" {
-            spelled.push(argument);
-            break;
-        } else if let Some(long) = text.strip_prefix("--") {
-            let (name, value) =
-                long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
-            if name == "help" {
-                // Only the first argument asks for it.
-                return Err(Misspelled::HelpTooLate);
-            }
-            if let Some(option) = named(name)? {
-                let full = option.get_long().unwrap_or(name);
-                value_follows = value.is_none() && takes_value(option);
-                let value = value.map_or(String::new(), |value| format!("={value}"));
-                spelled.push(format!("--{full}{value}").into());
-            } else {
-                spelled.push(argument);
-            }
-        } else {
-            // The first letter that takes a value ends a cluster; the value follows where the cluster ends with it.
-            let letters = text.strip_prefix('-').unwrap_or_default();
-            let takes = |letter| by_letter(letter).is_some_and(takes_value);
-            let value = letters.find(takes);
-            if letters[..value.unwrap_or(letters.len())].contains('?') {
-                return Err(Misspelled::Complaint("invalid option -- '?'".into()));
-            }
-            value_follows = value.is_some_and(|at| letters[at..].chars().count() == 1);
-            spelled.push(argument);
-        }
-        if value_follows {
-            spelled.extend(arguments.next());
-        }
+        format!("Try \"{command} --help\" for more information.")
     }
-    spelled.extend(arguments);
-    Ok(spelled)
+
+    /// A refusal of options that do not go together, or of one that is missing.
+    pub(super) fn misuse(self, text: &str) -> anyhow::Error {
+        anyhow::anyhow!("{text}\nHINT: {}", self.see_help())
+    }
 }
 
 /// Prints what is to be printed, complains, or hands the arguments on.

@@ -21,6 +21,7 @@ use super::basebackup::IoArg;
 use super::message;
 use super::progress::{human_bytes, human_seconds, print_json};
 use super::signals::throw_on_signal;
+use super::stock::Tool;
 use crate::failure::Failure;
 use crate::stop::Stop;
 use crate::verify::{
@@ -85,12 +86,14 @@ pub(super) struct VerifyBackupArgs {
 impl VerifyBackupArgs {
     /// Checks the options against each other.
     pub(super) fn resolve(&self) -> anyhow::Result<VerifyConfig> {
-        let Some(backup) = &self.backup else { bail!("no backup directory specified") };
         let format = match self.format.as_deref() {
             None => None,
             Some("p" | "plain") => Some(BackupFormat::Plain),
             Some("t" | "tar") => Some(BackupFormat::Tar),
             Some(other) => bail!("invalid backup format \"{other}\", must be \"plain\" or \"tar\""),
+        };
+        let Some(backup) = &self.backup else {
+            return Err(Tool::VerifyBackup.misuse("no backup directory specified"));
         };
         if self.progress && self.quiet {
             bail!("cannot specify both -P/--progress and -q/--quiet");

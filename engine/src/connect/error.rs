@@ -151,6 +151,12 @@ fn place_failed(place: &str, reason: &AttemptError) -> String {
     }
 }
 
+/// The resolver's words without the ones that Rust puts before them.
+fn resolvers_own(source: &io::Error) -> String {
+    let whole = source.to_string();
+    whole.strip_prefix("failed to lookup address information: ").map(str::to_owned).unwrap_or(whole)
+}
+
 fn passfile_note(passfile: Option<&PathBuf>) -> String {
     passfile.map(|path| format!("\npassword retrieved from file \"{}\"", path.display())).unwrap_or_default()
 }
@@ -160,7 +166,7 @@ fn passfile_note(passfile: Option<&PathBuf>) -> String {
 #[non_exhaustive]
 pub enum AttemptError {
     /// The host name has no address.
-    #[error("could not translate host name \"{host}\" to address: {source}")]
+    #[error("could not translate host name \"{host}\" to address: {}", resolvers_own(source))]
     Resolve {
         /// The name.
         host: String,

@@ -229,7 +229,7 @@ fn open_manifest(config: &VerifyConfig, base: &OwnedFd) -> Result<OwnedFd, Failu
                 path.display()
             )),
             (Errno::NOENT, None) => Failure::Verification(format!(
-                "could not open \"{}\": {error}\n\
+                "could not open file \"{}\": {error}\n\
                  HINT: name the folder of a backup that was taken with a manifest, or the manifest's path with \
                  --manifest-path.",
                 path.display()
