@@ -6,9 +6,12 @@
 //! and its scripts expect.
 
 mod basebackup;
+mod completions;
 mod connection;
+mod definition;
 mod demo;
 mod links;
+mod man;
 mod message;
 mod open_files;
 mod plain;
@@ -40,8 +43,10 @@ enum Command {
     /// Take a base backup of a running PostgreSQL server
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
+    Completions(completions::CompletionsArgs),
     Demo(demo::DemoArgs),
     Links(links::LinksArgs),
+    Man(man::ManArgs),
     /// Verify a backup against its manifest
     #[command(name = "verifybackup")]
     VerifyBackup(Box<verifybackup::VerifyBackupArgs>),
@@ -88,8 +93,10 @@ fn run(command: &Command) -> ExitCode {
     open_files::raise_limit();
     let outcome = match command {
         Command::BaseBackup(args) => run_basebackup::run(args),
+        Command::Completions(args) => completions::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Links(args) => links::run(args),
+        Command::Man(args) => man::run(args),
         Command::VerifyBackup(args) => verifybackup::run(args),
     };
     match outcome {

@@ -164,6 +164,13 @@ pub(super) fn find(name: &str) -> Option<&'static Keyword> {
     KEYWORDS.iter().find(|keyword| keyword.name == name)
 }
 
+/// Every environment variable that gives the value of a connection keyword which this program acts upon, with that
+/// keyword, in the order in which libpq lists them.
+pub fn environment_variables() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let heeded = KEYWORDS.iter().filter(|keyword| !matches!(keyword.rule, Rule::Later(_)));
+    heeded.filter_map(|keyword| Some((keyword.variable?, keyword.name)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

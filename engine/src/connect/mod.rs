@@ -35,6 +35,7 @@ pub use bulk::{BulkReceive, BulkStream};
 pub use conninfo::ConninfoError;
 pub use error::{AttemptError, ConnectError, FailedAttempt, SessionError};
 pub use exchange::{CopyDirection, CopyEvent, NoticeSink, Reply};
+pub use keyword::environment_variables;
 pub use runtime::{ControlRuntime, SocketDriver};
 pub use service_file::ServiceError;
 pub use session::{Purpose, Session};
