@@ -55,6 +55,10 @@ fn script(shell: Shell, command: Command) -> Vec<u8> {
     let mut command = with_values(command);
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
+    if shell == Shell::Fish {
+        // To fish, a bare question mark is a wildcard that matches no file, and an error.
+        return String::from_utf8_lossy(&script).replace(" -s ? ", " -s '?' ").into_bytes();
+    }
     script
 }
 

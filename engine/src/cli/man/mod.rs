@@ -116,13 +116,11 @@ impl Page {
             .bin_name(self.typed.clone());
         let command = describe(command, self.paragraphs(&about));
         let has_commands = self.command.has_subcommands();
-        let man = Man::new(command)
-            .title(self.name.to_uppercase())
-            .section("1")
-            .source(format!("pgstrata {}", env!("CARGO_PKG_VERSION")))
-            .manual("pgstrata Manual");
-        let mut page = Vec::new();
-        man.render_title(&mut page)?;
+        let man = Man::new(command);
+        // By hand, since `clap_mangen` leaves an empty date out instead of writing it as empty.
+        let (title, version) = (self.name.to_uppercase(), env!("CARGO_PKG_VERSION"));
+        let mut page =
+            format!(".TH \"{title}\" \"1\" \"\" \"pgstrata {version}\" \"pgstrata Manual\"\n").into_bytes();
         man.render_name_section(&mut page)?;
         man.render_synopsis_section(&mut page)?;
         man.render_description_section(&mut page)?;
@@ -187,10 +185,14 @@ impl Page {
         }
         if let Some(prose) = self.prose.filter(|prose| !prose.examples.is_empty()) {
             roff.control("SH", ["EXAMPLES"]);
-            for (purpose, line) in prose.examples {
-                roff.control("PP", []);
-                roff.text([roman(*purpose)]);
-                roff.control("PP", []);
+            for (number, (purpose, line)) in prose.examples.iter().enumerate() {
+                if number > 0 {
+                    roff.control("PP", []);
+                }
+                if !purpose.is_empty() {
+                    roff.text([roman(*purpose)]);
+                    roff.control("PP", []);
+                }
                 roff.control("RS", ["4"]);
                 roff.control("nf", []);
                 roff.text([roman(line.replace(prose::TYPED, &self.typed))]);
