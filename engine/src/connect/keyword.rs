@@ -192,4 +192,21 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_compatibility_page_has_every_keyword() {
+        let page = include_str!("../../../docs/compatibility.md");
+        let section = page.split("## Connections").nth(1).and_then(|rest| rest.split("\n## ").next());
+        let rows = section.unwrap_or_default().lines().filter_map(|line| line.strip_prefix("| `"));
+        let rows: Vec<(&str, bool)> = rows
+            .map(|row| {
+                let mut cells = row.split('|');
+                let name = cells.next().unwrap_or_default().trim().trim_end_matches('`');
+                (name, cells.next().unwrap_or_default().trim() == "refused")
+            })
+            .collect();
+        let expected: Vec<(&str, bool)> =
+            KEYWORDS.iter().map(|keyword| (keyword.name, matches!(keyword.rule, Rule::Later(_)))).collect();
+        assert_eq!(rows, expected);
+    }
 }
