@@ -112,7 +112,7 @@ fn bash_completes_both_names() {
 fn other_shells_take_their_scripts() {
     let scratch = Scratch::new();
     let script = |shell: &str, tool: Option<&str>| {
-        let path = scratch.join(format!("{shell}-{}", tool.unwrap_or("pgstrata")));
+        let path = scratch.join(&format!("{shell}-{}", tool.unwrap_or("pgstrata")));
         let mut run = harness::pgstrata(["completions", shell]);
         if let Some(tool) = tool {
             run = run.args(["--tool", tool]);
