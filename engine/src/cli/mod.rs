@@ -44,9 +44,9 @@ enum Command {
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
     Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
     Demo(demo::DemoArgs),
     Links(links::LinksArgs),
-    Man(man::ManArgs),
     /// Verify a backup against its manifest
     #[command(name = "verifybackup")]
     VerifyBackup(Box<verifybackup::VerifyBackupArgs>),
@@ -94,9 +94,9 @@ fn run(command: &Command) -> ExitCode {
     let outcome = match command {
         Command::BaseBackup(args) => run_basebackup::run(args),
         Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Links(args) => links::run(args),
-        Command::Man(args) => man::run(args),
         Command::VerifyBackup(args) => verifybackup::run(args),
     };
     match outcome {
