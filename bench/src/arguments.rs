@@ -29,8 +29,10 @@ pub(crate) enum Command {
 pub(crate) enum Rivalry {
     /// pg_basebackup and pgstrata basebackup: plain format, WAL streamed, durable
     Basebackup(BasebackupOptions),
+    /// The same two in tar format, compressed by the client, WAL streamed, durable
+    Tar(TarOptions),
     /// pg_verifybackup and pgstrata verifybackup, on one finished backup, without parsing WAL
-    Verifybackup(CompareOptions),
+    Verifybackup(VerifybackupOptions),
 }
 
 /// What every command takes.
@@ -82,6 +84,26 @@ pub(crate) struct BasebackupOptions {
     pub(crate) over: Over,
 }
 
+/// What `compare tar` takes.
+#[derive(Debug, Args)]
+pub(crate) struct TarOptions {
+    #[command(flatten)]
+    pub(crate) basebackup: BasebackupOptions,
+    /// How the clients compress
+    #[arg(long, value_enum, default_value = "zstd")]
+    pub(crate) method: Method,
+}
+
+/// What `compare verifybackup` takes.
+#[derive(Debug, Args)]
+pub(crate) struct VerifybackupOptions {
+    #[command(flatten)]
+    pub(crate) compare: CompareOptions,
+    /// Format of the backup; where the rival cannot read tar, pgstrata is measured alone
+    #[arg(long, value_enum, default_value = "plain")]
+    pub(crate) format: Format,
+}
+
 /// What `memory` takes.
 #[derive(Debug, Args)]
 pub(crate) struct MemoryOptions {
@@ -127,6 +149,26 @@ pub(crate) enum Over {
     Socket,
     /// TCP on the loopback address.
     Tcp,
+    /// TLS over that TCP, with a certificate made for the purpose.
+    Tls,
+}
+
+/// `--method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Method {
+    /// zstd at level 1 on two worker threads.
+    Zstd,
+    /// gzip at its usual level.
+    Gzip,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Files as they are.
+    Plain,
+    /// Tar archives that are not compressed.
+    Tar,
 }
 
 /// A size that was checked to be one.

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use pgstrata::postmaster::{Server, Shutdown};
 
-use crate::arguments::{BasebackupOptions, Over};
+use crate::archive;
+use crate::arguments::{BasebackupOptions, Method};
 use crate::cache::{self, Cache};
 use crate::cluster;
 use crate::compare::{Comparison, subject};
@@ -20,23 +21,30 @@ use crate::invocation::Invocation;
 use crate::measure;
 use crate::one_run;
 use crate::pairs::{Contest, Run, Side};
-use crate::tree;
+use crate::{reach, tree};
 
 /// Sets up, measures and tells.
 pub(crate) fn compare(options: &BasebackupOptions) -> anyhow::Result<()> {
+    take(options, "basebackup", &["-F", "plain"], Check::Plain)
+}
+
+/// Compares backups that both programs take with these further arguments.
+pub(crate) fn take(
+    options: &BasebackupOptions,
+    benchmark: &'static str,
+    format: &[&str],
+    check: Check,
+) -> anyhow::Result<()> {
     let common = &options.compare.common;
     let comparison = Comparison::set_up(&options.compare)?;
     let size = options.compare.size_gb.0;
     let cluster = cluster::compared(&comparison.peer.server, &comparison.place, size, common.rebuild)?;
-    let server = cluster::start(&cluster, &comparison.place)?;
+    let server = cluster::start_for(&cluster, &comparison.place, options.over)?;
     let copy = comparison.place.copy();
-    let conninfo = match options.over {
-        Over::Socket => server.socket_conninfo(),
-        Over::Tcp => server.conninfo(),
-    };
+    let conninfo = reach::conninfo(options.over, &server);
     let arguments = || {
-        let words = ["-d", &conninfo, "-F", "plain", "-X", "stream", "-c", "fast", "-D"].map(OsString::from);
-        words.into_iter().chain([copy.clone().into_os_string()])
+        let words = ["-d", &conninfo, "-X", "stream", "-c", "fast"].into_iter().chain(format.iter().copied());
+        words.map(OsString::from).chain(["-D".into(), copy.clone().into_os_string()])
     };
     let stock = Invocation::new(&comparison.peer.basebackup).with(arguments());
     let ours = Invocation::new(&comparison.program.path)
@@ -46,12 +54,21 @@ pub(crate) fn compare(options: &BasebackupOptions) -> anyhow::Result<()> {
         .with(common.our_option.iter().cloned());
     // The WAL in the data directory is not sent with it.
     let contents = tree::contents(server.data_dir())? - tree::contents(&server.data_dir().join("pg_wal"))?;
-    let subject = subject("basebackup", &stock, &ours, contents);
+    let subject = subject(benchmark, &stock, &ours, contents);
     let verify = comparison.peer.verifybackup.clone();
-    let mut contest = Basebackups { server: &server, copy, stock, ours, verify, verified: None };
+    let mut contest = Basebackups { server: &server, copy, stock, ours, verify, check, verified: None };
     comparison.run(&subject, &mut contest, "pg_basebackup")?;
     server.stop(Shutdown::Fast)?;
     Ok(())
+}
+
+/// How a copy is handed to pg_verifybackup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// As it is.
+    Plain,
+    /// Unpacked, since pg_verifybackup reads no archives before version 18.
+    Unpacked(Method),
 }
 
 struct Basebackups<'a> {
@@ -61,6 +78,7 @@ struct Basebackups<'a> {
     ours: Invocation,
     /// `pg_verifybackup`.
     verify: Option<PathBuf>,
+    check: Check,
     /// The state of the cache in which a copy of ours was verified last.
     verified: Option<Cache>,
 }
@@ -92,7 +110,10 @@ impl Contest for Basebackups<'_> {
 impl Basebackups<'_> {
     fn verify(&self) -> anyhow::Result<()> {
         let Some(verify) = &self.verify else { return Ok(()) };
-        let copy = fs::canonicalize(&self.copy)?;
+        let mut copy = fs::canonicalize(&self.copy)?;
+        if let Check::Unpacked(method) = self.check {
+            copy = archive::unpack(&copy, method)?;
+        }
         let check = Invocation::new(verify).with(["-n".into(), copy.into_os_string()]);
         measure::run(&check).context("pgstrata's copy does not pass pg_verifybackup").map(drop)
     }

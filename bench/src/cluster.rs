@@ -9,9 +9,10 @@ use anyhow::Context;
 use pgstrata::postmaster::{Cluster, InitOptions, Server, ServerProgram, Shutdown};
 use serde_json::json;
 
+use crate::arguments::Over;
 use crate::output::giga;
 use crate::place::Place;
-use crate::{cache, dataset, sql, tree};
+use crate::{cache, dataset, reach, sql, tree};
 
 /// The settings that are measured with: PostgreSQL's own where they touch safety, and nothing that begins to work by
 /// itself in the middle of a run.
@@ -98,7 +99,15 @@ pub(crate) fn kept(
 
 /// Starts a cluster for measuring, with everything that could be written later already written.
 pub(crate) fn start(cluster: &Cluster, place: &Place) -> anyhow::Result<Server> {
-    let server = cluster.start(&MEASURE_SETTINGS)?;
+    start_for(cluster, place, Over::Socket)
+}
+
+/// The same, for clients that come that way.
+pub(crate) fn start_for(cluster: &Cluster, place: &Place, over: Over) -> anyhow::Result<Server> {
+    let more = reach::settings(over, cluster, place)?;
+    let mut settings = MEASURE_SETTINGS.to_vec();
+    settings.extend(more.iter().map(|(name, value)| (*name, value.as_str())));
+    let server = cluster.start(&settings)?;
     let mut client = sql::connect(&server)?;
     sql::execute(&mut client, "CHECKPOINT")?;
     client.close();

@@ -15,7 +15,7 @@ use crate::pairs::{self, Contest};
 use crate::peer::Peer;
 use crate::place::{self, Place};
 use crate::program::Program;
-use crate::summary::{self, Series};
+use crate::summary::{self, Series, Solo};
 use crate::tree::Contents;
 
 /// A comparison that is set up but for its cluster.
@@ -103,6 +103,45 @@ impl Comparison {
         say(&format!("\nNo process can show less peak memory here than {:.1} MiB.", mebi(floor)))?;
         let document = Document { subject, files, bytes, memory_floor_bytes: floor, environment, series };
         self.output.finish(&document)
+    }
+}
+
+/// Everything that was measured of a program without a rival.
+#[derive(Debug, Serialize)]
+struct SoloDocument<'a> {
+    #[serde(flatten)]
+    subject: &'a Subject,
+    files: u64,
+    bytes: u64,
+    environment: Environment,
+    series: Vec<Solo>,
+}
+
+impl Comparison {
+    /// Runs the program under test alone, in all states of the cache; `reason` says why there is no rival.
+    pub(crate) fn run_alone(
+        self,
+        subject: &Subject,
+        contest: &mut impl Contest,
+        reason: &str,
+    ) -> anyhow::Result<()> {
+        let environment = Environment::of(self.place.dir(), &self.peer.server, &self.program)?;
+        let Contents { files, bytes } = subject.contents;
+        let say = |text: &str| self.output.say(text);
+        say(&format!("{environment}- data: {:.2} GB in {files} files", giga(bytes)))?;
+        say(&format!("- no rival: {reason}\n- pgstrata: `{}`\n", subject.ours))?;
+        let mut series = Vec::new();
+        for cache in &self.caches {
+            let tell = |number, run: &pairs::Run| {
+                let (wall, cpu) = (run.cost.wall_seconds, run.cost.cpu_seconds());
+                say(&format!("{} {number}/{}: {wall:.2} s, {cpu:.2} CPU s", cache.name(), self.pairs))
+            };
+            series.push(Solo { cache: *cache, runs: pairs::alone(contest, *cache, self.pairs, tell)? });
+        }
+        for series in &series {
+            say(&format!("\n{}", series.table()))?;
+        }
+        self.output.finish(&SoloDocument { subject, files, bytes, environment, series })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Parses, sets everything up by itself, measures, prints. Every client is measured as users run it: as a process
 //! of its own. Nothing here is tuned for one of the rivals.
 
+mod archive;
 mod arguments;
 mod basebackup;
 mod cache;
@@ -24,11 +25,13 @@ mod peer;
 mod place;
 mod program;
 mod random;
+mod reach;
 mod server_cpu;
 mod sql;
 mod statistics;
 mod summary;
 mod table;
+mod tar;
 mod tree;
 mod verifybackup;
 
@@ -41,6 +44,7 @@ use arguments::{Arguments, Command, Rivalry};
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Compare(Rivalry::Basebackup(options)) => basebackup::compare(&options),
+        Command::Compare(Rivalry::Tar(options)) => tar::compare(&options),
         Command::Compare(Rivalry::Verifybackup(options)) => verifybackup::compare(&options),
         Command::Memory(options) => memory::measure(&options),
         Command::MeasureOne(one) => measure::measure_here(&one),

@@ -83,6 +83,24 @@ pub(crate) fn compete(
     Ok(pairs)
 }
 
+/// Runs the program under test alone, `count` times, where it has no rival.
+pub(crate) fn alone(
+    contest: &mut impl Contest,
+    cache: Cache,
+    count: u32,
+    mut tell: impl FnMut(u32, &Run) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    for number in 1..=count {
+        contest.prepare(cache)?;
+        let run = contest.run(Side::Ours, cache)?;
+        contest.clear()?;
+        tell(number, &run)?;
+        runs.push(run);
+    }
+    Ok(runs)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -140,6 +158,14 @@ pub(crate) mod tests {
             .map(|pair| (pair.stock.cost.wall_seconds, pair.ours.cost.wall_seconds))
             .collect();
         assert_eq!(walls, [(2.0, 5.0), (11.0, 8.0), (14.0, 17.0)]);
+    }
+
+    #[test]
+    fn who_has_no_rival_runs_alone_under_the_same_conditions() {
+        let mut contest = Recorded::default();
+        let runs = alone(&mut contest, Cache::Warm, 2, |_, _| Ok(())).unwrap();
+        assert_eq!(contest.events, ["warm", "Ours", "clear", "warm", "Ours", "clear"]);
+        assert_eq!(runs.iter().map(|run| run.cost.wall_seconds).collect::<Vec<_>>(), [2.0, 5.0]);
     }
 
     #[test]

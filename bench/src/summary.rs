@@ -94,6 +94,30 @@ impl Series {
     }
 }
 
+/// All runs of the program under test in one state of the cache, where it has no rival.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Solo {
+    /// The state of the cache.
+    pub(crate) cache: Cache,
+    /// The runs, in order.
+    pub(crate) runs: Vec<Run>,
+}
+
+impl Solo {
+    /// The quantities as a table, minimum, median and maximum in each cell.
+    pub(crate) fn table(&self) -> String {
+        let title = format!("{} cache, {} runs (min / median / max)", self.cache.name(), self.runs.len());
+        let mut table = Table::new([title.as_str(), "pgstrata"]);
+        for (name, measure) in MEASURES {
+            let values: Option<Vec<f64>> = self.runs.iter().map(measure).collect();
+            if let Some(spread) = values.and_then(Spread::of) {
+                table.row(vec![name.to_owned(), shown(&spread, 2)]);
+            }
+        }
+        table.render()
+    }
+}
+
 /// One pair in a line.
 pub(crate) fn line(cache: Cache, number: u32, count: u32, stock: &str, pair: &Pair) -> String {
     let run = |run: &Run| {
@@ -180,6 +204,14 @@ mod tests {
         let series = Series::new(Cache::Warm, pairs);
         assert_eq!(series.back_ends(), ["direct (fastest)"]);
         assert_eq!(series.limits(), [("server send".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn the_table_of_one_without_a_rival_has_no_ratio() {
+        let runs = pairs().into_iter().map(|pair| pair.ours).collect();
+        let table = Solo { cache: Cache::Warm, runs }.table();
+        assert!(table.starts_with("| warm cache, 2 runs (min / median / max) |"), "{table}");
+        assert!(table.contains("| 5.00 / 7.00 / 9.00 |") && !table.contains("server CPU"), "{table}");
     }
 
     #[test]

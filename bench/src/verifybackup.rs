@@ -1,13 +1,13 @@
 //! `compare verifybackup`: pg_verifybackup against pgstrata, both on one finished backup, without parsing WAL.
 //!
-//! The backup is taken by pg_basebackup, so that it is the other program's own work that both judge. The server is
-//! stopped before anything is measured.
+//! The backup is taken by pg_basebackup, plain or tar, so that it is the other program's own work that both judge. The
+//! server is stopped before anything is measured. Where the rival is too old to read tar, there is no rival, and said so.
 
 use std::path::PathBuf;
 
 use pgstrata::postmaster::Shutdown;
 
-use crate::arguments::CompareOptions;
+use crate::arguments::{Format, VerifybackupOptions};
 use crate::cache::{self, Cache};
 use crate::cluster;
 use crate::compare::{Comparison, subject};
@@ -17,17 +17,25 @@ use crate::one_run;
 use crate::pairs::{Contest, Run, Side};
 use crate::tree;
 
+/// The first release whose pg_verifybackup reads tar.
+const READS_TAR: u32 = 18;
+
 /// Sets up, measures and tells.
-pub(crate) fn compare(options: &CompareOptions) -> anyhow::Result<()> {
-    let comparison = Comparison::set_up(options)?;
+pub(crate) fn compare(options: &VerifybackupOptions) -> anyhow::Result<()> {
+    let comparison = Comparison::set_up(&options.compare)?;
     let stock = comparison.peer.require_verifybackup()?.to_owned();
-    let (place, common) = (&comparison.place, &options.common);
-    let cluster = cluster::compared(&comparison.peer.server, place, options.size_gb.0, common.rebuild)?;
+    let (place, common) = (&comparison.place, &options.compare.common);
+    let size = options.compare.size_gb.0;
+    let cluster = cluster::compared(&comparison.peer.server, place, size, common.rebuild)?;
     let copy = place.copy();
     let server = cluster::start(&cluster, place)?;
     let conninfo = server.socket_conninfo();
+    let (format, benchmark) = match options.format {
+        Format::Plain => ("plain", "verifybackup"),
+        Format::Tar => ("tar", "verifybackup of tar"),
+    };
     let take = Invocation::new(&comparison.peer.basebackup)
-        .with(["-d", &conninfo, "-c", "fast", "-D"])
+        .with(["-d", &conninfo, "-c", "fast", "-F", format, "-D"])
         .with([copy.clone()]);
     measure::run(&take)?;
     server.stop(Shutdown::Fast)?;
@@ -38,9 +46,17 @@ pub(crate) fn compare(options: &CompareOptions) -> anyhow::Result<()> {
         .with(["verifybackup", "-n", "--json"])
         .with(common.our_option.iter().cloned())
         .with([copy.clone()]);
-    let subject = subject("verifybackup", &stock, &ours, tree::contents(&copy)?);
+    let subject = subject(benchmark, &stock, &ours, tree::contents(&copy)?);
     let mut contest = Verifications { copy: copy.clone(), stock, ours };
-    comparison.run(&subject, &mut contest, "pg_verifybackup")?;
+    let version = comparison.peer.server.version;
+    if options.format == Format::Tar && version.major() < READS_TAR {
+        let reason = format!(
+            "pg_verifybackup {version} reads no archives, that of {READS_TAR} is the first that does"
+        );
+        comparison.run_alone(&subject, &mut contest, &reason)?;
+    } else {
+        comparison.run(&subject, &mut contest, "pg_verifybackup")?;
+    }
     tree::remove(&copy)
 }
 

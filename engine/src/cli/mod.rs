@@ -6,11 +6,14 @@
 //! and its scripts expect.
 
 mod basebackup;
+mod completions;
 mod connection;
+mod definition;
 mod demo;
 mod getopt;
 mod int_option;
 mod links;
+mod man;
 mod message;
 mod open_files;
 mod plain;
@@ -43,6 +46,8 @@ enum Command {
     /// Take a base backup of a running PostgreSQL server
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
     Demo(demo::DemoArgs),
     Links(links::LinksArgs),
     /// Receive the write-ahead log of a running PostgreSQL server
@@ -95,6 +100,8 @@ fn run(command: &Command) -> ExitCode {
     open_files::raise_limit();
     let outcome = match command {
         Command::BaseBackup(args) => run_basebackup::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Links(args) => links::run(args),
         Command::ReceiveWal(args) => receivewal::run(args),

@@ -164,6 +164,13 @@ pub(super) fn find(name: &str) -> Option<&'static Keyword> {
     KEYWORDS.iter().find(|keyword| keyword.name == name)
 }
 
+/// Every environment variable that gives the value of a connection keyword which this program acts upon, with that
+/// keyword, in the order in which libpq lists them.
+pub fn environment_variables() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let heeded = KEYWORDS.iter().filter(|keyword| !matches!(keyword.rule, Rule::Later(_)));
+    heeded.filter_map(|keyword| Some((keyword.variable?, keyword.name)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,5 +191,22 @@ mod tests {
                 assert!(honoured.contains(&default), "{}", keyword.name);
             }
         }
+    }
+
+    #[test]
+    fn the_compatibility_page_has_every_keyword() {
+        let page = include_str!("../../../docs/compatibility.md");
+        let section = page.split("## Connections").nth(1).and_then(|rest| rest.split("\n## ").next());
+        let rows = section.unwrap_or_default().lines().filter_map(|line| line.strip_prefix("| `"));
+        let rows: Vec<(&str, bool)> = rows
+            .map(|row| {
+                let mut cells = row.split('|');
+                let name = cells.next().unwrap_or_default().trim().trim_end_matches('`');
+                (name, cells.next().unwrap_or_default().trim() == "refused")
+            })
+            .collect();
+        let expected: Vec<(&str, bool)> =
+            KEYWORDS.iter().map(|keyword| (keyword.name, matches!(keyword.rule, Rule::Later(_)))).collect();
+        assert_eq!(rows, expected);
     }
 }

@@ -37,6 +37,7 @@ pub use bulk::{BulkReceive, BulkStream, Heard};
 pub use conninfo::ConninfoError;
 pub use error::{AttemptError, ConnectError, FailedAttempt, SessionError};
 pub use exchange::{CopyDirection, CopyEvent, NoticeSink, Reply};
+pub use keyword::environment_variables;
 pub use runtime::{ControlRuntime, SocketDriver};
 pub use service_file::ServiceError;
 pub use session::{CopyInError, Purpose, Session};
