@@ -40,6 +40,17 @@ pub enum Failure {
         /// What to do, where the answer does not say it.
         hint: Option<String>,
     },
+    /// A server that should have answered did not.
+    #[error(
+        "the server sent {sent} for {limit:?}, although it was asked to\n\
+         HINT: check the network, and on the server whether the walsender waits for its disks."
+    )]
+    Silent {
+        /// What it sent.
+        sent: &'static str,
+        /// How long it was waited for.
+        limit: std::time::Duration,
+    },
     /// What the server sent is not what the protocol allows.
     #[error(
         "{context}: {error}\nHINT: the stream from the server is damaged or hostile; check the network path and the server, then take the backup again."

@@ -213,7 +213,7 @@ impl Run<'_> {
             stall_timeout: self.config.stall_timeout,
             made_slot: Arc::clone(&self.made_slot),
         };
-        WalReceiver::connect(config, self.progress, self.notices(), self.stop).map(Some)
+        WalReceiver::connect(config, self.progress, self.observer, self.stop).map(Some)
     }
 
     /// Sends BASE_BACKUP and waits for the checkpoint and the list of tablespaces.

@@ -4,6 +4,7 @@
 //! archive of WAL.
 
 mod receiver;
+mod reconnect;
 mod segments;
 mod stream;
 

@@ -2,7 +2,7 @@
 //!
 //! The connection and the slot are there before the backup begins, so that the server keeps all WAL that the
 //! backup needs. The receiver ends by itself once it has everything up to the position it was told, each record
-//! checked as recovery will check it.
+//! checked as recovery will check it. A connection that is lost on the way is made again (`reconnect.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -18,9 +18,10 @@ use pgstrata_protocol::replication::{IdentifySystem, TimelineHistoryFile};
 use pgstrata_protocol::wal::{WalChecker, WalError};
 use tokio::sync::oneshot;
 
+use super::reconnect::{self, Reconnect};
 use super::segments::SegmentWriter;
 use super::stream::{StreamEnd, StreamRules, WalStream, since_1970};
-use crate::basebackup::{Progress, SlotChoice};
+use crate::basebackup::{Observer, Progress, SlotChoice};
 use crate::connect::{
     Alarm, BulkStream, ConnectionSettings, ControlRuntime, CopyDirection, NoticeSink, Purpose, Reply, Session,
 };
@@ -29,6 +30,9 @@ use crate::stop::Stop;
 
 /// How often a waiting session shows that it is not idle.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// Between attempts to connect again.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
 
 /// What a receiver needs to know to connect.
 #[derive(Clone, Debug)]
@@ -113,7 +117,7 @@ impl WalReceiver {
     pub fn connect(
         config: WalReceiverConfig,
         progress: &Arc<Progress>,
-        notices: NoticeSink,
+        observer: &Arc<dyn Observer>,
         stop: &Stop<Failure>,
     ) -> Result<WalReceiver, Failure> {
         let (ready, wait_ready) = bounded(1);
@@ -122,15 +126,25 @@ impl WalReceiver {
             Alarm::new().map_err(|error| Failure::disk("make an eventfd for", "the WAL receiver", error))?;
         let target = Target { end: Arc::default(), alarm };
         let watched = target.clone();
-        let (progress, switch) = (Arc::clone(progress), stop.clone());
+        let (progress, observer, switch) = (Arc::clone(progress), Arc::clone(observer), stop.clone());
         let thread = thread::Builder::new().name("wal".into()).spawn(move || {
             let _told = switch.tell_of_panics("the WAL receiver");
             let mut ready = Some(ready);
-            let work = begin_stream(&config, notices, &mut ready, begin);
             let outcome = ControlRuntime::new()
                 .map_err(|error| Failure::disk("start the runtime of", "the WAL receiver", error))
-                .and_then(|runtime| runtime.block_on(switch.unless_thrown(work)))
-                .and_then(|(stream, begin)| receive(&config, &progress, stream, begin, &watched, &switch));
+                .and_then(|runtime| {
+                    let work = begin_stream(&config, notices(&observer), &mut ready, begin);
+                    let (stream, begin) = runtime.block_on(switch.unless_thrown(work))?;
+                    let run = Receiving {
+                        config: &config,
+                        progress: &progress,
+                        observer: &observer,
+                        target: &watched,
+                        runtime: &runtime,
+                        stop: &switch,
+                    };
+                    run.receive(stream, begin)
+                });
             match outcome {
                 Ok(bytes) => Some(bytes),
                 Err(failure) => {
@@ -138,6 +152,7 @@ impl WalReceiver {
                     match (ready, failure) {
                         (Some(ready), failure) => drop(ready.send(Err(failure))),
                         (None, Failure::Stopped) => {}
+                        (None, failure @ Failure::Wal(_)) => switch.throw(failure),
                         (None, failure) => switch.throw(Failure::wal(&failure)),
                     }
                     None
@@ -220,63 +235,120 @@ async fn begin_stream(
         }
         writer.add_history(&expected, &history.content)?;
     }
-    let command = start_replication(slot.as_deref(), writer.written(), writer.timeline())
+    let stream = start_stream(session, slot.as_deref(), writer).await?;
+    Ok((stream, begin))
+}
+
+fn notices(observer: &Arc<dyn Observer>) -> NoticeSink {
+    let observer = Arc::clone(observer);
+    Arc::new(move |notice| observer.warning(&notice.to_string()))
+}
+
+/// A receiver whose stream has begun.
+struct Receiving<'a> {
+    config: &'a WalReceiverConfig,
+    progress: &'a Progress,
+    observer: &'a Arc<dyn Observer>,
+    target: &'a Target,
+    runtime: &'a ControlRuntime,
+    stop: &'a Stop<Failure>,
+}
+
+impl Receiving<'_> {
+    /// Streams until everything up to the target is checked and written, over as many connections as that takes, then
+    /// has the server end the stream. Returns the bytes of WAL received.
+    fn receive(&self, mut stream: BulkStream, begin: Begin) -> Result<u64, Failure> {
+        let config = self.config;
+        let Begin { mut writer, mut checker } = begin;
+        let first = writer.written();
+        let rules = StreamRules {
+            status_interval: config.status_interval,
+            stall_timeout: config.stall_timeout,
+            // Without a slot it stays unset, as pg_basebackup has it.
+            reports_flush: config.slot != SlotChoice::None,
+        };
+        loop {
+            if let Some(cancel) = stream.cancel_handle() {
+                self.stop.on_thrown(move || cancel.cancel());
+            }
+            let mut wal = WalStream::new(stream, writer, Some(checker), rules)?;
+            let ended = wal.run(&self.target.alarm, |reached| {
+                self.progress.wal_bytes.store(reached.written.0 - first.0, Ordering::Relaxed);
+                // Padding behind the last record counts as checked before it is here.
+                self.target.get().is_some_and(|end| reached.written.min(reached.verified) >= end)
+            });
+            if matches!(ended, Ok(StreamEnd::Enough)) {
+                // All that is needed is here. However the stream ends now, it is no reason to fail.
+                let ended = wal.end(&self.target.alarm);
+                tracing::debug!(?ended, "WAL stream ended");
+            }
+            let rest;
+            (rest, writer, checker) = match wal.into_parts() {
+                (rest, writer, Some(checker)) => (rest, writer, checker),
+                (.., None) => unreachable!("it was given one"),
+            };
+            let written = writer.written();
+            let failure = match ended {
+                Ok(StreamEnd::Enough) => {
+                    writer.finish()?;
+                    rest.close();
+                    return Ok(written.0 - first.0);
+                }
+                Ok(StreamEnd::Server) => {
+                    return Err(Failure::wal(&format!(
+                        "the server ended the stream at {written}, before the backup's end: its timeline has changed, or \
+                         it was shut down\n\
+                         HINT: a backup cannot follow that; take it again."
+                    )));
+                }
+                Ok(StreamEnd::Damaged(error)) => return Err(damaged(&error)),
+                Err(failure) => failure,
+            };
+            drop(rest);
+            stream = self.reconnect(failure, &writer)?;
+        }
+    }
+
+    /// Goes on where the last connection was lost. Nothing can be missed: a server that no longer has that WAL says so.
+    fn reconnect(&self, lost: Failure, writer: &SegmentWriter) -> Result<BulkStream, Failure> {
+        if !reconnect::is_passing(&lost) || self.stop.is_thrown() {
+            return Err(lost);
+        }
+        let config = self.config;
+        let (what, from) = (reconnect::in_short(&lost), writer.written());
+        self.observer.warning(&format!("WAL receiver: {what}; connecting again for WAL from {from}"));
+        let attempt = async || {
+            let mut session =
+                Session::connect(&config.connection, Purpose::Replication, notices(self.observer)).await?;
+            session.set_stall_limit(Some(config.stall_timeout));
+            check_system(&mut session, config.system_identifier).await?;
+            let slot = match &config.slot {
+                SlotChoice::Named { name, .. } => Some(name.clone()),
+                // The last one went with its connection. This one holds what there still is.
+                SlotChoice::Temporary => make_slot(&mut session, &config.slot, &config.made_slot).await?,
+                SlotChoice::None => None,
+            };
+            start_stream(session, slot.as_deref(), writer).await
+        };
+        let tries = Reconnect { limit: config.stall_timeout, pause: BETWEEN_ATTEMPTS };
+        self.runtime.block_on(self.stop.unless_thrown(tries.until_connected(lost, attempt)))
+    }
+}
+
+/// Has the server begin to stream from where the writer stands.
+async fn start_stream(
+    mut session: Session,
+    slot: Option<&str>,
+    writer: &SegmentWriter,
+) -> Result<BulkStream, Failure> {
+    let command = start_replication(slot, writer.written(), writer.timeline())
         .map_err(|error| Failure::Wal(error.to_string()))?;
     let refused = |error| Failure::session("could not start WAL streaming", error);
     match session.begin_copy(&command).await.map_err(refused)? {
         Reply::Copy { direction: CopyDirection::Both, .. } => {}
         _ => return Err(Failure::stream("START_REPLICATION", &"the server did not begin to stream")),
     }
-    Ok((session.into_bulk().map_err(lost)?, begin))
-}
-
-/// Streams until everything up to the target is checked and written, then has the server end the stream. Returns the
-/// bytes of WAL received.
-fn receive(
-    config: &WalReceiverConfig,
-    progress: &Progress,
-    stream: BulkStream,
-    begin: Begin,
-    target: &Target,
-    stop: &Stop<Failure>,
-) -> Result<u64, Failure> {
-    if let Some(cancel) = stream.cancel_handle() {
-        stop.on_thrown(move || cancel.cancel());
-    }
-    let Begin { writer, checker } = begin;
-    let first = writer.written();
-    let rules = StreamRules {
-        status_interval: config.status_interval,
-        stall_timeout: config.stall_timeout,
-        // Without a slot it stays unset, as pg_basebackup has it.
-        reports_flush: config.slot != SlotChoice::None,
-    };
-    let mut stream = WalStream::new(stream, writer, Some(checker), rules)?;
-    let ended = stream.run(&target.alarm, |reached| {
-        progress.wal_bytes.store(reached.written.0 - first.0, Ordering::Relaxed);
-        // Padding behind the last record counts as checked before it is here.
-        target.get().is_some_and(|end| reached.written.min(reached.verified) >= end)
-    })?;
-    let written = stream.sink().written();
-    match ended {
-        StreamEnd::Enough => {
-            // All that is needed is here. However the stream ends now, it is no reason to fail.
-            let ended = stream.end(&target.alarm);
-            tracing::debug!(?ended, "WAL stream ended");
-        }
-        StreamEnd::Server => {
-            return Err(Failure::wal(&format!(
-                "the server ended the stream at {written}, before the backup's end: its timeline has changed, or it was \
-                 shut down\n\
-                 HINT: a backup cannot follow that; take it again."
-            )));
-        }
-        StreamEnd::Damaged(error) => return Err(damaged(&error)),
-    }
-    let (stream, writer) = stream.into_parts();
-    writer.finish()?;
-    stream.close();
-    Ok(written.0 - first.0)
+    session.into_bulk().map_err(|error| Failure::session("the WAL stream broke off", error))
 }
 
 /// Waits until the backup has begun, which a spread checkpoint may put off for long. The server must not take the

@@ -138,9 +138,9 @@ impl<S: WalSink> WalStream<S> {
         &mut self.sink
     }
 
-    /// Lets go of both ends.
-    pub fn into_parts(self) -> (BulkStream, S) {
-        (self.stream, self.sink)
+    /// Lets go of both ends, and of the checker between them, which stands where the sink stands unless it found damage.
+    pub fn into_parts(self) -> (BulkStream, S, Option<WalChecker>) {
+        (self.stream, self.sink, self.checker)
     }
 
     fn reached(&self) -> Reached {
@@ -189,10 +189,8 @@ impl<S: WalSink> WalStream<S> {
                 reported = Some(Instant::now());
             }
             if !stall.is_zero() && heard.elapsed() >= stall {
-                let sent = if self.within_message { "sent no whole message" } else { "sent nothing" };
-                return Err(Failure::Wal(format!(
-                    "the server {sent} for {stall:?}, although it was asked to"
-                )));
+                let sent = if self.within_message { "no whole message" } else { "nothing" };
+                return Err(Failure::Silent { sent, limit: stall });
             }
             // A living server answers this at once; silence from then on is a lost connection.
             if !stall.is_zero() && !asked && heard.elapsed() >= stall / 2 {
