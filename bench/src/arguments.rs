@@ -29,6 +29,8 @@ pub(crate) enum Command {
 pub(crate) enum Rivalry {
     /// pg_basebackup and pgstrata basebackup: plain format, WAL streamed, durable
     Basebackup(BasebackupOptions),
+    /// pg_receivewal and pgstrata receivewal: WAL that a slot has held back, durable
+    Receivewal(ReceivewalOptions),
     /// pg_verifybackup and pgstrata verifybackup, on one finished backup, without parsing WAL
     Verifybackup(CompareOptions),
 }
@@ -80,6 +82,22 @@ pub(crate) struct BasebackupOptions {
     /// How clients reach the server
     #[arg(long, value_enum, default_value = "socket")]
     pub(crate) over: Over,
+}
+
+/// What `compare receivewal` takes. The size is that of the WAL.
+#[derive(Debug, Args)]
+pub(crate) struct ReceivewalOptions {
+    #[command(flatten)]
+    pub(crate) compare: CompareOptions,
+    /// How clients reach the server
+    #[arg(long, value_enum, default_value = "socket")]
+    pub(crate) over: Over,
+    /// Have both flush WAL as soon as it is here
+    #[arg(long)]
+    pub(crate) synchronous: bool,
+    /// Have both compress, as their option of that name says
+    #[arg(long, value_name = "METHOD[:DETAIL]")]
+    pub(crate) compress: Option<String>,
 }
 
 /// What `memory` takes.

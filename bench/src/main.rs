@@ -24,6 +24,7 @@ mod peer;
 mod place;
 mod program;
 mod random;
+mod receivewal;
 mod server_cpu;
 mod sql;
 mod statistics;
@@ -41,6 +42,7 @@ use arguments::{Arguments, Command, Rivalry};
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Compare(Rivalry::Basebackup(options)) => basebackup::compare(&options),
+        Command::Compare(Rivalry::Receivewal(options)) => receivewal::compare(&options),
         Command::Compare(Rivalry::Verifybackup(options)) => verifybackup::compare(&options),
         Command::Memory(options) => memory::measure(&options),
         Command::MeasureOne(one) => measure::measure_here(&one),
