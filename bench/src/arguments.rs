@@ -31,6 +31,8 @@ pub(crate) enum Rivalry {
     Basebackup(BasebackupOptions),
     /// The same two in tar format, compressed by the client, WAL streamed, durable
     Tar(TarOptions),
+    /// pg_receivewal and pgstrata receivewal: WAL that a slot has held back, durable
+    Receivewal(ReceivewalOptions),
     /// pg_verifybackup and pgstrata verifybackup, on one finished backup, without parsing WAL
     Verifybackup(VerifybackupOptions),
 }
@@ -102,6 +104,22 @@ pub(crate) struct VerifybackupOptions {
     /// Format of the backup; where the rival cannot read tar, pgstrata is measured alone
     #[arg(long, value_enum, default_value = "plain")]
     pub(crate) format: Format,
+}
+
+/// What `compare receivewal` takes. The size is that of the WAL.
+#[derive(Debug, Args)]
+pub(crate) struct ReceivewalOptions {
+    #[command(flatten)]
+    pub(crate) compare: CompareOptions,
+    /// How clients reach the server
+    #[arg(long, value_enum, default_value = "socket")]
+    pub(crate) over: Over,
+    /// Have both flush WAL as soon as it is here
+    #[arg(long)]
+    pub(crate) synchronous: bool,
+    /// Have both compress, as their option of that name says
+    #[arg(long, value_name = "METHOD[:DETAIL]")]
+    pub(crate) compress: Option<String>,
 }
 
 /// What `memory` takes.

@@ -60,15 +60,21 @@ struct Document<'a> {
 }
 
 impl Comparison {
-    /// Finds or builds the programs and takes the place.
+    /// Finds or builds the programs and takes the place of the cluster that backups are compared on.
     pub(crate) fn set_up(options: &CompareOptions) -> anyhow::Result<Self> {
+        Self::set_up_for(options, "")
+    }
+
+    /// As [`Self::set_up`], with the place of a cluster of its own kind.
+    pub(crate) fn set_up_for(options: &CompareOptions, kind: &str) -> anyhow::Result<Self> {
         let common = &options.common;
         let output = Output::open(common.json.as_deref())?;
         let peer = Peer::find(common.pg_bin.as_deref())?;
         let caches = Cache::chosen(options.cache)?;
         let program = Program::obtain(common.pgstrata.as_deref())?;
         let base = place::base(common.dir.as_deref())?;
-        let place = Place::take(&base, &cluster::key(&peer.server, options.size_gb.0))?;
+        let key = cluster::key(&peer.server, options.size_gb.0);
+        let place = Place::take(&base, &format!("{kind}{key}"))?;
         Ok(Self { peer, program, place, output, caches, pairs: options.pairs })
     }
 

@@ -26,6 +26,7 @@ mod place;
 mod program;
 mod random;
 mod reach;
+mod receivewal;
 mod server_cpu;
 mod sql;
 mod statistics;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Compare(Rivalry::Basebackup(options)) => basebackup::compare(&options),
         Command::Compare(Rivalry::Tar(options)) => tar::compare(&options),
+        Command::Compare(Rivalry::Receivewal(options)) => receivewal::compare(&options),
         Command::Compare(Rivalry::Verifybackup(options)) => verifybackup::compare(&options),
         Command::Memory(options) => memory::measure(&options),
         Command::MeasureOne(one) => measure::measure_here(&one),

@@ -58,13 +58,13 @@ pub fn run(
         (Action::Receive(archive), Some(folder)) => run.receive(archive, &folder, (session, facts)),
         (Action::CreateSlot { name, if_not_exists }, _) => {
             observer.note(&format!("creating replication slot \"{name}\""));
-            run.wait(slot::create(&mut session, name, *if_not_exists))?;
-            run.wait(async { Ok(session.close().await) })
+            let created = run.wait(slot::create(&mut session, name, *if_not_exists));
+            run.part(session, created)
         }
         (Action::DropSlot { name }, _) => {
             observer.note(&format!("dropping replication slot \"{name}\""));
-            run.wait(slot::remove(&mut session, name))?;
-            run.wait(async { Ok(session.close().await) })
+            let removed = run.wait(slot::remove(&mut session, name));
+            run.part(session, removed)
         }
         (Action::Receive(_), None) => unreachable!("the folder was opened above"),
     }
@@ -128,6 +128,14 @@ impl Run<'_> {
                 () = self.thrown.notified() => Err(Failure::Stopped),
             }
         })
+    }
+
+    /// Ends a session whose one task is done, or has failed.
+    fn part(&self, session: Session, outcome: Result<(), Failure>) -> Result<(), Failure> {
+        if outcome.is_ok() {
+            self.runtime.block_on(session.close());
+        }
+        outcome.map_err(|failure| self.stop.take_reason().unwrap_or(failure))
     }
 
     fn connect(&mut self) -> Result<(Session, ServerFacts), Failure> {
@@ -311,9 +319,11 @@ impl Run<'_> {
         let orderly = matches!(ended, Ok(StreamEnd::Enough | StreamEnd::Server));
         let rested = stream.sink().rest(orderly);
         let written = stream.sink().written();
-        let ended = match (ended, rested) {
+        let ended = match (ended, rested.map_err(Trouble::from)) {
+            (_, Err(failure @ Trouble::Lasting(_))) => return Err(failure),
             // The stream's own failure may be that of the same disk.
-            (Err(failure), _) | (Ok(_), Err(failure)) => return Err(failure.into()),
+            (Err(failure), _) => return Err(failure.into()),
+            (Ok(_), Err(failure)) => return Err(failure),
             (Ok(ended), Ok(())) => ended,
         };
         match ended {

@@ -62,12 +62,39 @@ fn command_lines_end_as_the_stock_tools_end() {
         ("pg_basebackup", "-D TARGET -T /a=/b=/c"),
         ("pg_basebackup", "-D TARGET -d nokey=1"),
         ("pg_basebackup", "-D TARGET -p abc -h 127.0.0.1"),
+        ("pg_receivewal", ""),
+        ("pg_receivewal", "--nonsense"),
+        ("pg_receivewal", "-y"),
+        ("pg_receivewal", "-D"),
+        ("pg_receivewal", "-D TARGET extra"),
+        ("pg_receivewal", "-D TARGET --help"),
+        ("pg_receivewal", "-D TARGET --no=1"),
+        ("pg_receivewal", "-D TARGET --no-sync=1"),
+        ("pg_receivewal", "-D TARGET --create-slot --drop-slot"),
+        ("pg_receivewal", "--create-slot"),
+        ("pg_receivewal", "-D TARGET --drop-slot"),
+        ("pg_receivewal", "-D TARGET --synchronous --no-sync"),
+        ("pg_receivewal", "-D TARGET -E x"),
+        ("pg_receivewal", "-D TARGET --endpos=0"),
+        ("pg_receivewal", "-D TARGET -s x"),
+        ("pg_receivewal", "-D TARGET -s -1"),
+        ("pg_receivewal", "-D TARGET --status-interval=2147484"),
+        ("pg_receivewal", "-D TARGET -Z brotli"),
+        ("pg_receivewal", "-D TARGET -Z client-gzip"),
+        ("pg_receivewal", "-D TARGET -Z gzip:10"),
+        ("pg_receivewal", "-D TARGET -Z 12"),
+        ("pg_receivewal", "-D TARGET -Z lz4:level"),
+        ("pg_receivewal", "-D TARGET -Z gzip:workers=1"),
+        ("pg_receivewal", "-D TARGET -Z none:1"),
+        ("pg_receivewal", "-D TARGET -n"),
         ("pg_verifybackup", "--nonsense"),
         ("pg_verifybackup", "-m"),
         ("pg_verifybackup", "/a /b"),
     ] {
-        let arguments: Vec<&str> =
-            line.split(' ').map(|word| if word == "TARGET" { target.as_str() } else { word }).collect();
+        let arguments: Vec<&str> = line
+            .split_whitespace()
+            .map(|word| if word == "TARGET" { target.as_str() } else { word })
+            .collect();
         let finished = Invocation::new(&ours.join(tool), &arguments).run();
         assert_eq!(finished.status.code(), Some(1), "{tool} {line}: {finished}");
         assert!(!Path::new(&target).exists(), "{tool} {line}");
@@ -127,7 +154,7 @@ fn a_backup_under_the_stock_names_is_silent() {
 fn help_and_version_are_shaped_alike() {
     let scratch = Scratch::new();
     let bin = links(&scratch);
-    for tool in ["pg_basebackup", "pg_verifybackup"] {
+    for tool in ["pg_basebackup", "pg_receivewal", "pg_verifybackup"] {
         for option in ["--version", "-V"] {
             let finished = Invocation::new(&bin.join(tool), [option]).run();
             let text = finished.expect_success().stdout_text();

@@ -279,7 +279,7 @@ fn a_stream_may_begin_within_a_segment_switch() {
         while SEGMENT - log.at() % SEGMENT > 9000 {
             log.record(&body(1000, 2), 10, 0);
         }
-        let left = (SEGMENT - log.at() % SEGMENT) as usize;
+        let left = usize::try_from(SEGMENT - log.at() % SEGMENT).unwrap();
         // One header of a page lies between, unless the last page has begun.
         let header = if left > 8192 { 24 } else { 0 };
         log.record(&body(left - header - 24 - room, 2), 10, 0);
