@@ -180,6 +180,7 @@ fn source(major: u32, stock: &'static Complete) -> Source {
     let source = harness::cluster(major)
         .complete(stock)
         .setting("autovacuum", "off")
+        .wal_segsize_mb(1)
         .setting("wal_keep_size", "64MB")
         .with(Workload::empty().rows(100))
         .start();
