@@ -74,7 +74,7 @@ fn progress_comes_as_lines_where_there_is_no_terminal() {
     // Where the server does not estimate, there is nothing to compare with.
     let copy = one.dir("unknown");
     let finished = basebackup(&one).arg("-D").arg(&copy).args(["-P", "--no-estimate-size"]).run();
-    finished.expect_failure().expect_stderr("cannot be used together");
+    finished.expect_failure().expect_stderr("--progress and --no-estimate-size are incompatible options");
     assert!(!copy.exists());
 }
 

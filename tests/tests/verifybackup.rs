@@ -1,19 +1,19 @@
 //! `pgstrata verifybackup` beside PostgreSQL's own `pg_verifybackup`, over one table of damages made on real backups.
 //!
-//! Both must accept what is whole and refuse what is not. Where no `pg_verifybackup` of the server's version is
-//! installed, ours is judged alone.
+//! Both must accept what is whole, refuse what is not, and name the same files. Where no `pg_verifybackup` of the server's
+//! version can be had, ours is judged alone.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pgstrata::postmaster::ServerProgram;
 use pgstrata_tests as harness;
 use pgstrata_tests::{
     Finished, Invocation, Relocation, Source, Workload, basebackup, pgstrata, sql, wait_until,
 };
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// With manifests of version 1 and the distribution's own tools, and with those of version 2.
 const FORMATS: [u32; 2] = [15, 18];
@@ -50,12 +50,22 @@ fn ours(backup: &Path, options: &[&str]) -> Finished {
     pgstrata(["verifybackup"]).args(options).arg(backup).run()
 }
 
-/// What `pg_verifybackup` of the server's own version says, where it is installed.
+/// What `pg_verifybackup` of the server's own version says, where it can be had.
 fn stock(backup: &Path, major: u32, options: &[&str]) -> Option<Finished> {
-    let programs = ServerProgram::installed();
-    let program = programs.iter().find(|program| program.version.major() == major)?;
-    let verifier = program.companion("pg_verifybackup")?;
+    let verifier = harness::complete(major)?.tool("pg_verifybackup");
     Some(Invocation::new(&verifier, options).arg(backup).run())
+}
+
+/// The files that `pg_verifybackup` complains about, relative to the backup.
+fn named(finished: &Finished, backup: &Path) -> Vec<String> {
+    let said = finished.stderr_text().replace(&format!("{}/", backup.display()), "");
+    let complaints = said.lines().filter_map(|line| line.strip_prefix("pg_verifybackup: error: "));
+    let files = complaints.filter_map(|text| {
+        let (_, rest) = text.split_once('"')?;
+        // What JSON's tokens are called is not comparable.
+        rest.split_once('"').filter(|_| !text.contains("backup manifest")).map(|(name, _)| name.to_owned())
+    });
+    files.collect()
 }
 
 /// A copy whose files are the same until they are changed: see [`own`].
@@ -217,6 +227,9 @@ fn both_refuse_the_same_damages() {
                     (Some(1), ""),
                     "{name}: {stock}"
                 );
+                for file in named(&stock, &damaged) {
+                    finished.expect_stderr(&file);
+                }
             }
             // Without WAL, both find the same but for WAL.
             let without = ours(&damaged, &["-n"]).status.success();
@@ -241,6 +254,140 @@ fn both_refuse_the_same_damages() {
         accepted(&ours(&whole, &named));
         if let Some(stock) = stock(&whole, major, &named) {
             accepted(&stock);
+        }
+    });
+}
+
+/// Rewrites a manifest, checksum and all.
+fn rewrite_manifest(backup: &Plain, change: impl FnOnce(String) -> String) {
+    let path = backup.path("backup_manifest");
+    let text = fs::read_to_string(&path).expect("a manifest");
+    let (body, _) = text.rsplit_once("\"Manifest-Checksum\"").expect("its checksum comes last");
+    let body = change(body.to_owned());
+    let sum: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+    own(&path);
+    fs::write(&path, format!("{body}\"Manifest-Checksum\": \"{sum}\"}}\n")).expect("written");
+}
+
+/// A damage, options, whether the backup is accepted with them, and the oldest version that is so.
+type Choice = (u32, &'static str, Damage, &'static [&'static str], bool);
+
+const CLASS: &str = "base/1/1259";
+
+/// Damages that options make up for, or do not.
+const CHOICES: [Choice; 22] = [
+    (15, "an ignored file", |b| fs::remove_file(b.path(CLASS)).expect("removed"), &["-i", CLASS], true),
+    (15, "an ignored folder", |b| flip(&b.path(CLASS), 9000), &["-i", "base/1"], true),
+    (15, "an ignored folder, oddly", |b| flip(&b.path(CLASS), 9000), &["-i", "./base//1/"], true),
+    (15, "a part of a name", |b| flip(&b.path(CLASS), 9000), &["-i", "base/1/12"], false),
+    (15, "an ignored extra file", |b| fs::write(b.path("x"), "").expect("written"), &["-i", "x"], true),
+    (15, "an extra link", |b| symlink("PG_VERSION", b.path("x")).expect("made"), &[], false),
+    (15, "an extra pipe", |b| pipe(&b.path("x")), &[], false),
+    (15, "an extra empty folder", |b| fs::create_dir(b.path("x")).expect("made"), &[], true),
+    (
+        15,
+        "a changed auto.conf",
+        |b| fs::write(b.path("postgresql.auto.conf"), "x").expect("written"),
+        &[],
+        true,
+    ),
+    (15, "a signal file", |b| fs::write(b.path("standby.signal"), "").expect("written"), &[], true),
+    (15, "a map of tablespaces", |b| fs::write(b.path("tablespace_map"), "").expect("written"), &[], false),
+    (15, "no checksums", |b| flip(&b.path(CLASS), 9000), &["-s"], true),
+    (15, "no checksums but sizes", |b| resize(&b.path(CLASS), |n| n + 1), &["-s"], false),
+    (15, "a quiet refusal", |b| flip(&b.path(CLASS), 9000), &["-q"], false),
+    (15, "WAL that is nowhere", |_| {}, &["-w", "/nonexistent"], false),
+    (15, "a manifest that is nowhere", |_| {}, &["-m", "/nonexistent"], false),
+    (
+        15,
+        "an unknown version of the manifest",
+        |b| rewrite_manifest(b, |text| text.replacen("Manifest-Version\": ", "Manifest-Version\": 9", 1)),
+        &[],
+        false,
+    ),
+    (
+        15,
+        "an unknown key",
+        |b| rewrite_manifest(b, |text| text.replacen("\"Last-Modified\"", "\"Lost-Modified\"", 1)),
+        &[],
+        false,
+    ),
+    (
+        15,
+        "an unknown algorithm",
+        |b| rewrite_manifest(b, |text| text.replacen("\"CRC32C\"", "\"CRC32D\"", 1)),
+        &[],
+        false,
+    ),
+    (
+        15,
+        "a file that the manifest lists twice",
+        |b| {
+            rewrite_manifest(b, |text| {
+                let file = text.lines().find(|line| line.contains("\"PG_VERSION\"")).expect("it is listed");
+                let twice = format!("{file}\n{file}");
+                text.replacen(file, &twice, 1)
+            });
+        },
+        &[],
+        false,
+    ),
+    // From 17 on the manifest says whose it is.
+    (17, "another system identifier", |b| flip(&b.path("global/pg_control"), 0), &["-s"], false),
+    (
+        17,
+        "another system identifier, ignored",
+        |b| flip(&b.path("global/pg_control"), 0),
+        &["-i", "global"],
+        true,
+    ),
+];
+
+fn pipe(path: &Path) {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).expect("made");
+}
+
+#[test]
+fn both_heed_the_same_options() {
+    each_format(|major| {
+        let source = harness::cluster(major).wal_segsize_mb(1).start();
+        let (whole, damaged) = (source.dir("whole"), source.dir("damaged"));
+        basebackup(&source).arg("-D").arg(&whole).arg("-N").run().expect_success();
+        for (_, name, damage, options, accepted) in CHOICES.into_iter().filter(|choice| choice.0 <= major) {
+            eprintln!("{name}");
+            copy(&whole, &damaged);
+            damage(&Plain::new(damaged.clone()));
+            let finished = ours(&damaged, options);
+            assert_eq!(finished.status.code(), Some(i32::from(!accepted)), "{name}: {finished}");
+            let Some(stock) = stock(&damaged, major, options) else { continue };
+            assert_eq!(stock.status, finished.status, "{name}: {stock}{finished}");
+            assert_eq!(stock.stdout, finished.stdout, "{name}: {stock}{finished}");
+            for file in named(&stock, &damaged) {
+                finished.expect_stderr(&file);
+            }
+        }
+        // With -e the first complaint is the last.
+        copy(&whole, &damaged);
+        for file in [CLASS, "base/1/1249"] {
+            fs::remove_file(damaged.join(file)).expect("removed");
+        }
+        for (options, complaints) in [(&["-n"][..], 2), (&["-n", "-e"], 1)] {
+            let finished = [Some(ours(&damaged, options)), stock(&damaged, major, options)];
+            for finished in finished.into_iter().flatten() {
+                let said = finished.expect_failure().stderr_text();
+                let found = said.lines().filter(|line| line.contains("not on disk")).count();
+                assert_eq!(found, complaints, "{finished}");
+            }
+        }
+        // The manifest may lie elsewhere.
+        copy(&whole, &damaged);
+        let manifest = source.dir("manifest");
+        fs::rename(damaged.join("backup_manifest"), &manifest).expect("renamed");
+        let options = ["-m", manifest.to_str().expect("UTF-8")];
+        ours(&damaged, &options).expect_success();
+        if let Some(stock) = stock(&damaged, major, &options) {
+            stock.expect_success();
         }
     });
 }
@@ -278,47 +425,69 @@ fn every_version_every_way() {
     });
 }
 
-/// A backup in tar format from the distribution's own pg_basebackup, compressed as it does that.
+/// Backups in tar format from the stock pg_basebackup, compressed as it does that, whole and damaged. The stock verifier
+/// reads archives from 18 on, and no WAL in them.
 #[test]
 fn archives_that_the_stock_tool_compressed() {
-    let major = 15;
-    let programs = ServerProgram::installed();
-    let stock = programs.iter().find(|program| program.version.major() == major);
-    let Some(stock) = stock.and_then(|program| program.companion("pg_basebackup")) else {
-        return eprintln!("skipped: no pg_basebackup of PostgreSQL {major} is installed");
-    };
-    let source = source(major);
-    for (compression, suffix) in
-        [("none", ""), ("client-gzip:1", ".gz"), ("client-lz4", ".lz4"), ("client-zstd:1", ".zst")]
-    {
-        for method in ["stream", "fetch"] {
-            let target = source.dir(&format!("{method}{suffix}"));
-            let run = Invocation::new(&stock, ["-d", &source.conninfo(), "-c", "fast", "-N", "-Ft"]);
-            run.args(["-X", method, "-Z", compression, "-D"]).arg(&target).run().expect_success();
-            ours(&target, &[]).expect_success();
-            let base = target.join(format!("base.tar{suffix}"));
-            let length = fs::metadata(&base).expect("the base archive").len();
-            flip(&base, length / 2);
-            ours(&target, &[]).expect_failure().expect_stderr(&format!("base.tar{suffix}"));
-            flip(&base, length / 2);
-            resize(&base, |n| n / 2);
-            ours(&target, &[]).expect_failure().expect_stderr(&format!("archive \"base.tar{suffix}\""));
-            fs::remove_file(&base).expect("removed");
-            ours(&target, &["-F", "tar"]).expect_failure().expect_stderr("not on disk");
+    each_format(|major| {
+        let Some(complete) = harness::complete(major) else { return };
+        let source = source(major);
+        let take = |target: &Path, options: &[&str]| {
+            let tool = complete.tool("pg_basebackup");
+            let run = Invocation::new(&tool, ["-d", &source.conninfo(), "-c", "fast", "-N", "-Ft"]);
+            run.args(options).arg("-D").arg(target).run().expect_success();
+        };
+        let theirs = |target: &Path| (major >= 18).then(|| stock(target, major, &["-n"])).flatten();
+        let refused = |target: &Path, expected: &str| {
+            ours(target, &["-n"]).expect_failure().expect_stderr(expected);
+            if let Some(theirs) = theirs(target) {
+                theirs.expect_failure();
+            }
+        };
+        for (compression, suffix) in
+            [("none", ""), ("client-gzip:1", ".gz"), ("client-lz4", ".lz4"), ("client-zstd:1", ".zst")]
+        {
+            let methods: &[&str] = if suffix.is_empty() { &["stream", "fetch"] } else { &["stream"] };
+            for method in methods {
+                let target = source.dir(&format!("{method}{suffix}"));
+                take(&target, &["-X", method, "-Z", compression]);
+                ours(&target, &[]).expect_success();
+                if let Some(theirs) = theirs(&target) {
+                    theirs.expect_success();
+                }
+                let base = target.join(format!("base.tar{suffix}"));
+                let length = fs::metadata(&base).expect("the base archive").len();
+                let archive = format!("base.tar{suffix}");
+                flip(&base, length / 2);
+                refused(&target, &archive);
+                flip(&base, length / 2);
+                fs::write(target.join("extra"), "").expect("written");
+                refused(&target, "\"extra\"");
+                fs::remove_file(target.join("extra")).expect("removed");
+                // Behind the last member the stock tool looks at nothing.
+                resize(&base, |n| n - 1);
+                ours(&target, &["-n"]).expect_failure().expect_stderr(&archive);
+                resize(&base, |n| n / 2);
+                refused(&target, &format!("archive \"{archive}\""));
+                fs::remove_file(&base).expect("removed");
+                ours(&target, &["-F", "tar"]).expect_failure().expect_stderr("not on disk");
+                if let Some(theirs) = theirs(&target) {
+                    theirs.expect_failure();
+                }
+            }
         }
-    }
-    // Damage to WAL, in the archive that holds it.
-    let target = source.dir("wal.gz");
-    let run = Invocation::new(&stock, ["-d", &source.conninfo(), "-c", "fast", "-N", "-Ft", "-z", "-D"]);
-    run.arg(&target).run().expect_success();
-    let wal = ["pg_wal.tar", "pg_wal.tar.gz"].map(|name| target.join(name));
-    let wal = wal.iter().find(|path| path.exists()).expect("an archive of WAL");
-    let kept = fs::read(wal).expect("read");
-    fs::remove_file(wal).expect("removed");
-    ours(&target, &[]).expect_failure().expect_stderr("could not find the segment");
-    ours(&target, &["-n"]).expect_success();
-    File::create(wal).and_then(|file| file.write_all_at(&kept[..kept.len() / 2], 0)).expect("written");
-    ours(&target, &[]).expect_failure();
+        // Damage to WAL, in the archive that holds it.
+        let target = source.dir("wal.gz");
+        take(&target, &["-z"]);
+        let wal = ["pg_wal.tar", "pg_wal.tar.gz"].map(|name| target.join(name));
+        let wal = wal.iter().find(|path| path.exists()).expect("an archive of WAL");
+        let kept = fs::read(wal).expect("read");
+        fs::remove_file(wal).expect("removed");
+        ours(&target, &[]).expect_failure().expect_stderr("could not find the segment");
+        ours(&target, &["-n"]).expect_success();
+        File::create(wal).and_then(|file| file.write_all_at(&kept[..kept.len() / 2], 0)).expect("written");
+        ours(&target, &[]).expect_failure();
+    });
 }
 
 /// A standby's backup ends where its recovery stood, on whatever timeline that is.

@@ -160,6 +160,14 @@ impl Run<'_> {
         let has_manifest = self.config.manifest.is_some();
         let sync = self.config.sync;
         let syncs_whole = sync && self.config.sync_method == SyncMethod::Syncfs;
+        if self.config.destination.path().is_some() {
+            if sync {
+                self.note(format_args!("syncing data to disk ..."));
+            }
+            if has_manifest {
+                self.note(format_args!("renaming backup_manifest.tmp to backup_manifest"));
+            }
+        }
         let (folder, archives) = match outputs {
             Outputs::Plain { sink, base, made } => {
                 if syncs_whole {

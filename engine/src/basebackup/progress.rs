@@ -81,4 +81,6 @@ pub trait Observer: Send + Sync {
     fn warning(&self, text: &str);
     /// What is being done, for `--verbose`.
     fn note(&self, text: &str);
+    /// Another phase has begun.
+    fn entered(&self, _phase: Phase) {}
 }

@@ -106,12 +106,17 @@ impl Run<'_> {
             Some(path) => self.wait(&runtime, self.upload_manifest(session, &facts, path))?,
         };
         let mut receiver = self.connect_wal_receiver(&facts)?;
+        if let WalMethod::Stream(SlotChoice::Named { name, create: true }) = &config.wal {
+            self.note(format_args!("created replication slot \"{name}\""));
+        }
 
-        self.progress.enter(Phase::WaitingForCheckpoint);
+        self.enter(Phase::WaitingForCheckpoint);
+        self.note(format_args!("initiating base backup, waiting for checkpoint to complete"));
         let begun = self.wait(&runtime, self.begin(session, &facts))?;
         let mut phases = Phases { start: self.seconds(), ..Phases::default() };
         let start = begun.start;
         let BackupPosition { lsn, timeline } = start;
+        self.note(format_args!("checkpoint completed"));
         self.note(format_args!("write-ahead log start point: {lsn} on timeline {timeline}"));
 
         if matches!(config.destination, Destination::Target { .. }) {
@@ -122,6 +127,7 @@ impl Run<'_> {
             self.make_outputs(claims, &facts, &begun.archives, recovery.as_deref(), receiver.is_some())?;
         if let Some(receiver) = &mut receiver {
             let writer = self.wal_writer(&outputs, &facts, begun.start)?;
+            self.note(format_args!("starting background WAL receiver"));
             receiver.start(writer, WalChecker::new(facts.wal_origin(begun.start.timeline), begun.start.lsn));
         }
         let scratch = config.destination.path().map_or_else(std::env::temp_dir, Path::to_owned);
@@ -135,13 +141,17 @@ impl Run<'_> {
         let settled = self.seconds();
         phases.settle = settled - phases.start - phases.data;
 
-        self.progress.enter(Phase::WaitingForWal);
+        self.enter(Phase::WaitingForWal);
+        self.note(format_args!("write-ahead log end point: {}", end.end.lsn));
+        if receiver.is_some() {
+            self.note(format_args!("waiting for background process to finish streaming ..."));
+        }
         let wal_bytes = receiver.map_or(Ok(0), WalReceiver::finish)?;
         self.check_stopped()?;
         let received_wal = self.seconds();
         phases.wal = received_wal - settled;
 
-        self.progress.enter(Phase::Finishing);
+        self.enter(Phase::Finishing);
         Self::fail_on_findings(&pipeline)?;
         self.check_fetched_wal(&pipeline, end.end)?;
         let files = spool.members;
@@ -164,6 +174,12 @@ impl Run<'_> {
 
     pub(super) fn note(&self, text: std::fmt::Arguments<'_>) {
         self.observer.note(&text.to_string());
+    }
+
+    /// Says what is being done now, to whoever looks and whoever listens.
+    pub(super) fn enter(&self, phase: Phase) {
+        self.progress.enter(phase);
+        self.observer.entered(phase);
     }
 
     pub(super) fn check_stopped(&self) -> Result<(), Failure> {

@@ -20,7 +20,7 @@ impl Run<'_> {
         mut phases: Phases,
     ) -> Result<Report, Failure> {
         let Begun { start, mut stream, .. } = begun;
-        self.progress.enter(Phase::Receiving);
+        self.enter(Phase::Receiving);
         let counters = Counters::default();
         let mut clock = StageClock::start(counters.feeder.clone());
         let end =
@@ -28,6 +28,7 @@ impl Run<'_> {
         clock.book(Spent::Starved);
         stream.close();
         self.check_stopped()?;
+        self.note(format_args!("write-ahead log end point: {}", end.end.lsn));
         phases.total = self.seconds();
         phases.data = phases.total - phases.start;
         let totals = Totals { bytes: self.progress.bytes.load(Ordering::Relaxed), ..Totals::default() };

@@ -115,7 +115,7 @@ impl Run<'_> {
             self.note(format_args!("buffers are not registered with the kernel: {reason}"));
         }
 
-        self.progress.enter(Phase::Receiving);
+        self.enter(Phase::Receiving);
         let received = match self.receive(begun, facts, outputs, feeder) {
             // All data has come, and is kept for a look at it: it is to be written out like any other.
             Err(Failure::ServerChecksum) => Err(Failure::ServerChecksum),
@@ -132,7 +132,7 @@ impl Run<'_> {
                 Ok(received)
             }
         };
-        self.progress.enter(Phase::Settling);
+        self.enter(Phase::Settling);
         pipeline.finish();
         let spool = ledger.join().ok().flatten();
         let (end, manifest) = received?;

@@ -152,7 +152,7 @@ impl Stage {
 impl Observer for Stage {
     fn warning(&self, text: &str) {
         let bar = self.shown().bar.clone();
-        Voice { bar, verbose: false }.warning(text);
+        Voice { bar, show: Show::Bar, verbose: false }.warning(text);
     }
 
     fn note(&self, _: &str) {}

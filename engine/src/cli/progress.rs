@@ -175,8 +175,8 @@ fn line(show: Show, progress: &Progress, bytes: u64, estimate: u64, verbose: boo
     }
     let kb = bytes.div_ceil(1024);
     let text = match (progress.phase(), estimate.div_ceil(1024)) {
-        (Phase::Starting, _) => return,
-        (Phase::WaitingForCheckpoint, _) => "waiting for checkpoint".to_owned(),
+        // The voice says that a checkpoint is waited for.
+        (Phase::Starting | Phase::WaitingForCheckpoint, _) => return,
         (_, 0) => format!("{kb} kB, {}", counted(done, tablespaces)),
         (_, total) => {
             let percent = kb.saturating_mul(100) / total;
@@ -212,6 +212,7 @@ pub(super) fn human_seconds(seconds: f64) -> String {
 /// Prints what a run has to say, around the bar.
 pub(super) struct Voice {
     pub(super) bar: ProgressBar,
+    pub(super) show: Show,
     pub(super) verbose: bool,
 }
 
@@ -229,6 +230,13 @@ impl Observer for Voice {
     fn note(&self, text: &str) {
         if self.verbose {
             self.bar.suspend(|| message::note(text));
+        }
+    }
+
+    fn entered(&self, phase: Phase) {
+        // With --verbose a note says so; a bar shows it.
+        if phase == Phase::WaitingForCheckpoint && self.show == Show::Lines && !self.verbose {
+            message::print("waiting for checkpoint");
         }
     }
 }

@@ -72,7 +72,7 @@ fn attempt(
     let progress = Arc::new(Progress::default());
     let bar = bar(show);
     let verbose = args.is_verbose();
-    let observer: Arc<dyn Observer> = Arc::new(Voice { bar: bar.clone(), verbose });
+    let observer: Arc<dyn Observer> = Arc::new(Voice { bar: bar.clone(), show, verbose });
     let display = Display::start(show, verbose, Arc::clone(&progress), bar);
     let outcome = back_up(config, &progress, &observer, stop);
     drop(display);

@@ -1,114 +1,11 @@
-//! The program under the names of the stock tools, beside those tools themselves where they are installed: the same
-//! command lines end alike and say the same.
+//! The program under the names of the stock tools: links, silence, help, version and colours.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use pgstrata::postmaster::ServerProgram;
 use pgstrata_tests as harness;
-use pgstrata_tests::{Finished, Invocation, Scratch, Workload};
+use pgstrata_tests::{Invocation, Scratch, Workload};
 
-/// Links in a folder of the test's own.
-fn links(scratch: &Scratch) -> PathBuf {
-    let folder = scratch.join("bin");
-    let finished = harness::pgstrata(["links"]).arg(&folder).run();
-    let said = finished.expect_success().stdout_text();
-    assert_eq!(said.lines().count(), fs::read_dir(&folder).unwrap().count(), "{finished}");
-    // Once more changes nothing.
-    harness::pgstrata(["links"]).arg(&folder).run().expect_success();
-    folder
-}
-
-/// What a program said, without the folder that it was called in, which getopt puts before its complaints.
-fn said(finished: &Finished, folder: &Path) -> [String; 2] {
-    let prefix = format!("{}/", folder.display());
-    [finished.stdout_text(), finished.stderr_text()].map(|text| text.replace(&prefix, ""))
-}
-
-#[test]
-fn command_lines_end_as_the_stock_tools_end() {
-    let scratch = Scratch::new();
-    let ours = links(&scratch);
-    let full = scratch.join("full");
-    fs::create_dir(&full).unwrap();
-    fs::write(full.join("file"), "").unwrap();
-    let target = scratch.join("copy").display().to_string();
-    let stock = ServerProgram::installed().into_iter().find_map(|program| {
-        let tool = program.companion("pg_basebackup")?;
-        (program.version.major() >= 15).then(|| tool.parent().map(Path::to_owned))?
-    });
-    for (tool, line) in [
-        ("pg_basebackup", "--nonsense"),
-        ("pg_basebackup", "-y"),
-        ("pg_basebackup", "-D"),
-        ("pg_basebackup", "--pgdata"),
-        ("pg_basebackup", "-D TARGET --no-sync=1"),
-        ("pg_basebackup", "-D TARGET --label"),
-        ("pg_basebackup", "-D TARGET --help"),
-        ("pg_basebackup", "-P -? -D TARGET"),
-        ("pg_basebackup", "-l -? -D TARGET -F x"),
-        ("pg_basebackup", "-D TARGET extra"),
-        ("pg_basebackup", "-D TARGET -F x"),
-        ("pg_basebackup", "-D TARGET -X bad"),
-        ("pg_basebackup", "-D TARGET -c bad"),
-        ("pg_basebackup", "-D TARGET --chec=bad"),
-        ("pg_basebackup", "-D TARGET -r abc"),
-        ("pg_basebackup", "-D TARGET -r 0"),
-        ("pg_basebackup", "-D TARGET -T foo"),
-        ("pg_basebackup", "-D TARGET -T a=/b"),
-        ("pg_basebackup", "-D TARGET -T /a=b"),
-        ("pg_basebackup", "-D TARGET -T =/b"),
-        ("pg_basebackup", "-D TARGET -T /a="),
-        ("pg_basebackup", "-D TARGET -T /a=/b=/c"),
-        ("pg_basebackup", "-D TARGET -d nokey=1"),
-        ("pg_basebackup", "-D TARGET -p abc -h 127.0.0.1"),
-        ("pg_receivewal", ""),
-        ("pg_receivewal", "--nonsense"),
-        ("pg_receivewal", "-y"),
-        ("pg_receivewal", "-D"),
-        ("pg_receivewal", "-D TARGET extra"),
-        ("pg_receivewal", "-D TARGET --help"),
-        ("pg_receivewal", "-D TARGET --no=1"),
-        ("pg_receivewal", "-D TARGET --no-sync=1"),
-        ("pg_receivewal", "-D TARGET --create-slot --drop-slot"),
-        ("pg_receivewal", "--create-slot"),
-        ("pg_receivewal", "-D TARGET --drop-slot"),
-        ("pg_receivewal", "-D TARGET --synchronous --no-sync"),
-        ("pg_receivewal", "-D TARGET -E x"),
-        ("pg_receivewal", "-D TARGET --endpos=0"),
-        ("pg_receivewal", "-D TARGET -s x"),
-        ("pg_receivewal", "-D TARGET -s -1"),
-        ("pg_receivewal", "-D TARGET --status-interval=2147484"),
-        ("pg_receivewal", "-D TARGET -Z brotli"),
-        ("pg_receivewal", "-D TARGET -Z client-gzip"),
-        ("pg_receivewal", "-D TARGET -Z gzip:10"),
-        ("pg_receivewal", "-D TARGET -Z 12"),
-        ("pg_receivewal", "-D TARGET -Z lz4:level"),
-        ("pg_receivewal", "-D TARGET -Z gzip:workers=1"),
-        ("pg_receivewal", "-D TARGET -Z none:1"),
-        ("pg_receivewal", "-D TARGET -n"),
-        ("pg_verifybackup", "--nonsense"),
-        ("pg_verifybackup", "-m"),
-        ("pg_verifybackup", "/a /b"),
-    ] {
-        let arguments: Vec<&str> = line
-            .split_whitespace()
-            .map(|word| if word == "TARGET" { target.as_str() } else { word })
-            .collect();
-        let finished = Invocation::new(&ours.join(tool), &arguments).run();
-        assert_eq!(finished.status.code(), Some(1), "{tool} {line}: {finished}");
-        assert!(!Path::new(&target).exists(), "{tool} {line}");
-        let [out, err] = said(&finished, &ours);
-        assert!(err.starts_with(&format!("{tool}: ")) && out.is_empty(), "{tool} {line}: {finished}");
-        let Some(stock) = &stock else { continue };
-        let theirs = Invocation::new(&stock.join(tool), &arguments).run();
-        assert_eq!(theirs.status.code(), Some(1), "{tool} {line}: {theirs}");
-        assert_eq!([out, err], said(&theirs, stock), "{tool} {line}");
-    }
-    if stock.is_none() {
-        eprintln!("skipped the comparison: no pg_basebackup of 15 or newer is installed");
-    }
-}
+use crate::beside::{links, said};
 
 #[test]
 fn a_backup_under_the_stock_names_is_silent() {
