@@ -111,10 +111,10 @@ impl Page {
             .command
             .clone()
             .about(lower_first(&about))
+            .long_about(self.paragraphs(&about).join("\n\n"))
             .override_usage(self.usage())
             .display_name(self.name.clone())
             .bin_name(self.typed.clone());
-        let command = describe(command, self.paragraphs(&about));
         let has_commands = self.command.has_subcommands();
         let man = Man::new(command);
         // By hand, since `clap_mangen` leaves an empty date out instead of writing it as empty.
@@ -160,6 +160,9 @@ impl Page {
         for (status, meaning) in prose::EXIT_STATUS {
             item(&mut roff, [bold(status)], meaning);
         }
+        let on_signal = self.prose.and_then(|prose| prose.on_signal);
+        roff.control("PP", []);
+        roff.text([roman(on_signal.unwrap_or(prose::SIGNALS))]);
         if self.command.get_arguments().any(|argument| argument.get_long() == Some("dbname")) {
             roff.control("SH", ["ENVIRONMENT"]);
             for (variable, keyword) in environment_variables() {
@@ -223,11 +226,6 @@ fn item(roff: &mut Roff, tag: [Inline; 1], meaning: &str) {
     roff.control("TP", []);
     roff.text(tag);
     roff.text([roman(meaning)]);
-}
-
-/// The description, a line a paragraph with an empty one between.
-fn describe(command: Command, paragraphs: Vec<String>) -> Command {
-    command.long_about(paragraphs.join("\n\n"))
 }
 
 /// As manuals have it behind the name.

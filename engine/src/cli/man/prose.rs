@@ -10,6 +10,8 @@ pub(super) struct Prose {
     pub(super) description: &'static [&'static str],
     /// What for, and the command line.
     pub(super) examples: &'static [(&'static str, &'static str)],
+    /// What a signal does, where it is something else than usual.
+    pub(super) on_signal: Option<&'static str>,
 }
 
 /// What there is to say about a command of that name.
@@ -17,15 +19,13 @@ pub(super) fn of(command: &str) -> Option<&'static Prose> {
     PROSE.iter().find(|(name, _)| *name == command).map(|(_, prose)| prose)
 }
 
-pub(super) const EXIT_STATUS: [(&str, &str); 3] = [
+pub(super) const EXIT_STATUS: [(&str, &str); 2] = [
     ("0", "Everything that was asked for is done, and durable where that was asked for."),
     ("1", "Anything else. What failed, and what to do next, is on standard error."),
-    (
-        "ended by a signal",
-        "A run that SIGINT or SIGTERM ends stops its connections and removes what it made, then dies of that signal. \
-         A second signal ends it at once.",
-    ),
 ];
+
+pub(super) const SIGNALS: &str = "A run that SIGINT or SIGTERM ends stops its connections and removes what it made, then dies of \
+     that signal. A second signal ends it at once.";
 
 pub(super) const CONNECTION_ENVIRONMENT: [(&str, &str); 6] = [
     ("PGSERVICEFILE", "The file in which services are looked up, instead of the one in the home folder."),
@@ -72,6 +72,7 @@ const PROSE: [(&str, Prose); 7] = [
                 ("See it work, on a server of its own:", "pgstrata demo"),
                 ("Put it in the place of PostgreSQL's tools:", "pgstrata links /usr/local/pgstrata/bin"),
             ],
+            on_signal: None,
         },
     ),
     (
@@ -103,6 +104,7 @@ const PROSE: [(&str, Prose); 7] = [
                     "{typed} -D /backup/monday -T /srv/space=/backup/space -h db1 -U replicator",
                 ),
             ],
+            on_signal: None,
         },
     ),
     (
@@ -124,6 +126,7 @@ const PROSE: [(&str, Prose); 7] = [
                 ),
                 ("Leave out a file, and WAL:", "{typed} -n -i postgresql.conf /backup/monday"),
             ],
+            on_signal: None,
         },
     ),
     (
@@ -146,6 +149,10 @@ const PROSE: [(&str, Prose); 7] = [
                     "{typed} -D /wal -Z gzip -E 0/5000000 -h db1 -U replicator",
                 ),
             ],
+            on_signal: Some(
+                "Once WAL is being received, SIGINT and SIGTERM are the usual way to end: what has come is made durable, and the \
+                 status is 0.",
+            ),
         },
     ),
     (
@@ -158,6 +165,7 @@ const PROSE: [(&str, Prose); 7] = [
                 "Links that are there already are left as they are. Anything else by those names is never replaced.",
             ],
             examples: &[("", "pgstrata links /usr/local/pgstrata/bin\nPATH=/usr/local/pgstrata/bin:$PATH")],
+            on_signal: None,
         },
     ),
     (
@@ -177,6 +185,7 @@ const PROSE: [(&str, Prose); 7] = [
                 ("zsh:", "pgstrata completions zsh > /usr/local/share/zsh/site-functions/_pgstrata"),
                 ("fish:", "pgstrata completions fish > ~/.config/fish/completions/pgstrata.fish"),
             ],
+            on_signal: None,
         },
     ),
     (
@@ -187,6 +196,7 @@ const PROSE: [(&str, Prose); 7] = [
                  that it stands in for. Pages of the same names are replaced.",
             ],
             examples: &[("", "pgstrata man /usr/local/share/man/man1")],
+            on_signal: None,
         },
     ),
 ];
