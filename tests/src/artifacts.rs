@@ -48,7 +48,8 @@ pub(crate) fn target_dir() -> PathBuf {
 }
 
 /// The program `pgstrata`, built once a process in the profile of the running test. `PGSTRATA_BIN` names another one.
-pub(crate) fn pgstrata_program() -> &'static Path {
+#[must_use]
+pub fn pgstrata_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         if let Some(named) = std::env::var_os("PGSTRATA_BIN") {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use pgstrata::postmaster::ServerProgram;
 
-use crate::{Finished, Invocation};
+use crate::{Finished, Invocation, servers};
 
 /// BLCKSZ as everyone builds it.
 const BLOCK: usize = 8192;
@@ -55,7 +55,8 @@ pub fn combine(chain: &[&Path], into: &Path) -> Combined {
 /// Has the `pg_combinebackup` of a major version put a chain together, if one is installed.
 #[must_use]
 pub fn stock_combine(major: u32, chain: &[&Path], into: &Path) -> Option<Finished> {
-    let programs = ServerProgram::installed();
+    let programs: Vec<ServerProgram> =
+        servers::program(major).ok().cloned().into_iter().chain(ServerProgram::installed()).collect();
     let same = programs.iter().filter(|program| program.version.major() == major);
     let combiner = same.filter_map(|program| program.companion("pg_combinebackup")).next()?;
     let mut invocation = Invocation::new(&combiner, chain).arg("-N").arg("-o").arg(into);

@@ -42,6 +42,7 @@ mod workload;
 mod writer;
 
 pub use aftermath::{Snapshot, expect_forgotten, expect_unfinished};
+pub use artifacts::pgstrata_program;
 pub use combine::{Combined, combine, stock_combine};
 pub use compare::{Baseline, Comparison, compare, differences};
 pub use complete::{Complete, complete};

@@ -66,6 +66,7 @@ impl Setup {
         (resources.buffers, resources.buffer_size, resources.depth) = (16, 64 << 10, 8);
         (resources.io, resources.faults) = (Some(self.io), Some(plan.clone()));
         BaseBackupConfig {
+            incremental: None,
             connection: ConnectionSettings::resolve(&given, &surroundings).expect("a good connection string"),
             destination: match self.tar {
                 true => Destination::Tar { path },

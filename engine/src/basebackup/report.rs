@@ -15,6 +15,8 @@ pub struct Report {
     pub target: Option<String>,
     /// `plain`, `tar`, `discard` or `target`.
     pub format: &'static str,
+    /// Whether it holds only what changed since an earlier backup.
+    pub incremental: bool,
     /// Who compressed the archives, and with what: `client-zstd`, `server-gzip`; none if nobody did.
     pub compression: Option<String>,
     /// The server's version, in words.

@@ -321,6 +321,7 @@ impl Run<'_> {
                 Destination::Stdout => Some("stdout".into()),
                 _ => None,
             },
+            incremental: self.config.incremental.is_some(),
             compression: self.compression_name(),
             format: match self.config.destination {
                 Destination::Directory { .. } => "plain",

@@ -18,7 +18,8 @@ pub(super) fn summary(report: &Report) -> String {
         (None, Some(target)) => format!("at the server's target {target}"),
         (None, None) => "nothing kept".into(),
     };
-    row("backup", format!("{place} ({}, PostgreSQL {})", report.format, report.server_version));
+    let kind = if report.incremental { "incremental, " } else { "" };
+    row("backup", format!("{place} ({kind}{}, PostgreSQL {})", report.format, report.server_version));
     row("range", format!("{} to {} on timeline {}", report.start_lsn, report.end_lsn, report.timeline));
     row("data", format!("{} in {} files", human_bytes(report.bytes), report.files));
     if report.wal_bytes > 0 {

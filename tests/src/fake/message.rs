@@ -86,6 +86,12 @@ pub fn copy_out() -> Vec<u8> {
     message(b'H', &[0, 0, 0])
 }
 
+/// `G`: data is awaited from the client, binary, without columns.
+#[must_use]
+pub fn copy_in() -> Vec<u8> {
+    message(b'G', &[0, 0, 0])
+}
+
 /// `W`: data flows both ways.
 #[must_use]
 pub fn copy_both() -> Vec<u8> {

@@ -16,4 +16,4 @@ pub use backup::{FakeBackup, FakeTablespace, Manifest, sealed};
 pub use member::Member;
 pub use script::{Reply, Script, Step};
 pub use server::FakeServer;
-pub use wal::{WAL_START, honest_wal};
+pub use wal::{WAL_START, honest_segment, honest_wal};

@@ -134,6 +134,7 @@ impl Script {
             ("wal_segment_size", "16MB"),
             ("wal_block_size", "8192"),
             ("block_size", "8192"),
+            ("segment_size", "1GB"),
             ("data_checksums", "on"),
         ] {
             script = script.setting(name, value);

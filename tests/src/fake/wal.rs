@@ -10,12 +10,28 @@ const END: usize = 0x100;
 const SEGMENT: u32 = 16 << 20;
 const PAGE: u32 = 8192;
 
+/// The size of the segment that [`honest_segment`] makes: the smallest there is.
+const SMALL_SEGMENT: u32 = 1 << 20;
+
+/// The segment that a scripted backup needs, of 1 MiB, as a member of its archive.
+///
+/// # Panics
+/// As [`honest_wal`].
+#[must_use]
+pub fn honest_segment(major: u32) -> Vec<u8> {
+    wal_in_segments_of(SMALL_SEGMENT, major, SMALL_SEGMENT as usize)
+}
+
 /// So many bytes of WAL from [`WAL_START`], as a server of this version writes it.
 ///
 /// # Panics
 /// For versions whose page magic is not known.
 #[must_use]
 pub fn honest_wal(major: u32, length: usize) -> Vec<u8> {
+    wal_in_segments_of(SEGMENT, major, length)
+}
+
+fn wal_in_segments_of(size: u32, major: u32, length: usize) -> Vec<u8> {
     let magic = pgstrata_protocol::ServerVersion(major * 10_000).wal_magic().expect("a known version");
     let mut log = Vec::new();
     log.extend(magic.to_le_bytes());
@@ -25,7 +41,7 @@ pub fn honest_wal(major: u32, length: usize) -> Vec<u8> {
     log.extend(WAL_START.to_le_bytes());
     log.extend([0; 8]);
     log.extend(SYSTEM.to_le_bytes());
-    log.extend(SEGMENT.to_le_bytes());
+    log.extend(size.to_le_bytes());
     log.extend(PAGE.to_le_bytes());
     assert_eq!(log.len(), RECORD);
     let body = vec![0x5a; END - RECORD - 24];

@@ -13,7 +13,7 @@ type Change = fn(Vec<u8>) -> Vec<u8>;
 
 const METHODS: [Method; 3] = [("gzip", ".gz", gzip), ("lz4", ".lz4", lz4), ("zstd", ".zst", zstd)];
 
-fn gzip(plain: &[u8], zeros: usize) -> Vec<u8> {
+pub(crate) fn gzip(plain: &[u8], zeros: usize) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(3));
     write(&mut encoder, plain, zeros);
     encoder.finish().expect("memory")
@@ -40,7 +40,7 @@ fn write(into: &mut impl Write, plain: &[u8], zeros: usize) {
 }
 
 /// The answer to BASE_BACKUP with a compressed base archive of this name.
-fn reply(backup: &FakeBackup, name: &str, packed: &[u8]) -> Reply {
+pub(crate) fn reply(backup: &FakeBackup, name: &str, packed: &[u8]) -> Reply {
     let pieces: Vec<_> = packed.chunks(5000).map(<[u8]>::to_vec).collect();
     let mut messages = backup.messages_with_base(&pieces);
     let place = place_of(&messages, b'd', Some(b'n'));

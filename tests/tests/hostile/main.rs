@@ -2,6 +2,8 @@
 
 mod case;
 mod compressed;
+mod fetched;
+mod incremental;
 mod manifests;
 mod members;
 mod order;
