@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use pgstrata::postmaster::{Cluster, InitOptions, Server, Shutdown};
 use pgstrata_protocol::ServerVersion;
 
-use crate::arguments::{Over, ReceivewalOptions};
+use crate::arguments::ReceivewalOptions;
 use crate::cache::{self, Cache};
 use crate::cluster;
 use crate::compare::{Comparison, subject};
@@ -21,6 +21,7 @@ use crate::one_run;
 use crate::output::giga;
 use crate::pairs::{Contest, Run, Side};
 use crate::place::Place;
+use crate::reach;
 use crate::sql;
 use crate::tree::{self, Contents};
 
@@ -53,7 +54,7 @@ pub(crate) fn compare(options: &ReceivewalOptions) -> anyhow::Result<()> {
         );
     };
     let cluster = made(&comparison, options.compare.size_gb.0, common.rebuild)?;
-    let server = cluster::start(&cluster, &comparison.place)?;
+    let server = cluster::start_for(&cluster, &comparison.place, options.over)?;
     let mut client = sql::connect(&server)?;
     let flushed = sql::number(&mut client, "SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint")?;
     let begun = sql::number(
@@ -66,10 +67,7 @@ pub(crate) fn compare(options: &ReceivewalOptions) -> anyhow::Result<()> {
     // Up to the last segment that is full: what lies behind it was written when the server started.
     let (first, last) = (begun / SEGMENT, flushed / SEGMENT);
     let end = last * SEGMENT;
-    let conninfo = match options.over {
-        Over::Socket => server.socket_conninfo(),
-        Over::Tcp => server.conninfo(),
-    };
+    let conninfo = reach::conninfo(options.over, &server);
     let copy = comparison.place.copy();
     let arguments = || {
         let end = format!("{:X}/{:X}", (end - 1) >> 32, (end - 1) & 0xFFFF_FFFF);

@@ -234,11 +234,8 @@ fn refused_command_lines_are_refused_alike() {
     fs::create_dir(&empty).unwrap();
     fs::write(format!("{empty}/file"), "").unwrap();
     let stock = beside::stock();
-    let tables = [
-        ("pg_basebackup", BASE_BACKUP),
-        ("pg_receivewal", RECEIVE_WAL),
-        ("pg_verifybackup", VERIFY_BACKUP),
-    ];
+    let tables =
+        [("pg_basebackup", BASE_BACKUP), ("pg_receivewal", RECEIVE_WAL), ("pg_verifybackup", VERIFY_BACKUP)];
     let lines = tables.into_iter().flat_map(|(name, lines)| lines.iter().map(move |line| (name, line)));
     let mut different = Vec::new();
     for (name, (since, line)) in lines {
