@@ -297,7 +297,7 @@ mod tests {
             ("-y", "pg_basebackup: invalid option -- 'y'"),
             ("--no-s", "pg_basebackup: option '--no-s' is ambiguous; possibilities: '--no-sync' '--no-slot'"),
             ("-PD", "pg_basebackup: option requires an argument -- 'D'"),
-            ("--stall=1", "pg_basebackup: unrecognized option '--stall'"),
+            ("--stall=1", "pg_basebackup: unrecognized option '--stall=1'"),
             ("--pgdata", "pg_basebackup: option '--pgdata' requires an argument"),
             ("--no-sync=1", "pg_basebackup: option '--no-sync' doesn't allow an argument"),
             ("-D /b extra", "pg_basebackup: error: too many command-line arguments (first is \"extra\")"),
