@@ -68,7 +68,6 @@ fn command_lines_end_as_the_stock_tools_end() {
         ("pg_receivewal", "-D"),
         ("pg_receivewal", "-D TARGET extra"),
         ("pg_receivewal", "-D TARGET --help"),
-        ("pg_receivewal", "-D TARGET --no=1"),
         ("pg_receivewal", "-D TARGET --no-sync=1"),
         ("pg_receivewal", "-D TARGET --create-slot --drop-slot"),
         ("pg_receivewal", "--create-slot"),

@@ -316,8 +316,8 @@ fn kills_leave_no_gap_and_no_duplicate() {
             let held: u64 = session.value(
                 "SELECT restart_lsn - '0/0'::pg_lsn FROM pg_replication_slots WHERE slot_name = 'mine'",
             );
-            let whole = names.iter().filter(|name| !name.contains("partial") && !name.contains("tmp"));
-            let last = whole.last().map(|name| u64::from_str_radix(&name[16..24], 16).unwrap());
+            let mut whole = names.iter().filter(|name| !name.contains("partial") && !name.contains("tmp"));
+            let last = whole.next_back().map(|name| u64::from_str_radix(&name[16..24], 16).unwrap());
             assert!(last.is_none_or(|last| held / SEGMENT <= last + 1), "{round}: {held:X}, {names:?}");
         }
         fill(&session, 1);
