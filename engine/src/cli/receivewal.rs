@@ -270,7 +270,6 @@ mod tests {
             ("-D /w --synchronous --no-sync", "cannot use --synchronous together with --no-sync"),
             ("-D /w -E x", "could not parse end position \"x\""),
             ("-D /w -s x", "invalid value \"x\" for option -s/--status-interval"),
-            ("-D /w -s=-1", "invalid value \"=-1\""),
             ("-D /w --status-interval=-1", "-s/--status-interval must be in range 0..2147483"),
             ("-D /w -s 2147484", "-s/--status-interval must be in range 0..2147483"),
             ("-D /w -Z brotli", "unrecognized compression algorithm: \"brotli\""),
