@@ -69,7 +69,7 @@ impl Reader<'_> {
             let shown = String::from_utf8_lossy(text);
             Misread::Complaint(format!("unrecognized option '--{shown}'"))
         };
-        let name = self.full_name(&name)?.ok_or_else(unknown)?;
+        let name = self.full_name(&name, text)?.ok_or_else(unknown)?;
         if matches!(name, "help" | "version") {
             return Err(Misread::HelpTooLate);
         }
@@ -87,8 +87,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The option that a name, or its beginning, stands for.
-    fn full_name<'a>(&'a self, name: &str) -> Result<Option<&'a str>, Misread> {
+    /// The option that a name, or its beginning, stands for. Complaints show all of the word, its value too.
+    fn full_name<'a>(&'a self, name: &str, word: &[u8]) -> Result<Option<&'a str>, Misread> {
         let ours = self.command.get_arguments().filter_map(Arg::get_long);
         let known = self.long_options.iter().copied();
         // The tool's own names first: `help` is one of clap's, too, and not every tool takes it here.
@@ -100,7 +100,8 @@ impl Reader<'_> {
             (None, [only]) => Ok(Some(only)),
             (None, several) => {
                 let names: String = several.iter().map(|long| format!(" '--{long}'")).collect();
-                Err(Misread::Complaint(format!("option '--{name}' is ambiguous; possibilities:{names}")))
+                let shown = String::from_utf8_lossy(word);
+                Err(Misread::Complaint(format!("option '--{shown}' is ambiguous; possibilities:{names}")))
             }
         }
     }
@@ -195,6 +196,7 @@ mod tests {
             ("-vy", "invalid option -- 'y'"),
             ("-v?", "invalid option -- '?'"),
             ("--ta", "option '--ta' is ambiguous; possibilities: '--target' '--tar'"),
+            ("--ta=1", "option '--ta=1' is ambiguous; possibilities: '--target' '--tar'"),
             ("-vt", "option requires an argument -- 't'"),
             ("--targ", "option '--target' requires an argument"),
             ("--verb=1", "option '--verbose' doesn't allow an argument"),

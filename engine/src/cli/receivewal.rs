@@ -51,8 +51,8 @@ pub(super) struct ReceiveWalArgs {
     #[arg(long, help_heading = "Options")]
     synchronous: bool,
     /// Output verbose messages
-    #[arg(short = 'v', long, action = clap::ArgAction::Count, help_heading = "Options")]
-    verbose: u8,
+    #[arg(short = 'v', long, help_heading = "Options")]
+    verbose: bool,
     /// Compress as specified (gzip, lz4, zstd)
     #[arg(
         short = 'Z',
@@ -185,7 +185,7 @@ pub(super) fn run(args: &ReceiveWalArgs) -> anyhow::Result<()> {
 fn with_password(args: &ReceiveWalArgs, mut config: ReceiveWalConfig) -> anyhow::Result<()> {
     let stop = Stop::new();
     throw_on_signal(&stop)?;
-    let observer: Arc<dyn ReceiveObserver> = Arc::new(Voice { verbose: args.verbose > 0 });
+    let observer: Arc<dyn ReceiveObserver> = Arc::new(Voice { verbose: args.verbose });
     match receive(&config, &observer, &stop) {
         Err(Failure::Connect(ConnectError::PasswordRequired { .. })) if args.connection.may_ask() => {
             config.connection = ask(config.connection).map_err(|error| cause_of(error, &stop))?;
