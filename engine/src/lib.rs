@@ -11,6 +11,8 @@ pub mod demo;
 pub mod failure;
 pub mod pipeline;
 pub mod postmaster;
+pub mod repository;
+pub mod restore;
 pub mod ring;
 pub mod sink;
 pub mod source;

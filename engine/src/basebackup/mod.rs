@@ -16,6 +16,7 @@ mod prepare;
 mod progress;
 mod recovery;
 mod report;
+mod repository_run;
 mod run;
 mod target;
 mod target_run;
@@ -25,6 +26,8 @@ pub use crate::pipeline::LimitedBy;
 pub use config::{
     BackupCompression, BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod,
 };
+pub(crate) use finish::PlainEnd;
 pub use progress::{Observer, Phase, Progress};
 pub use report::{Phases, Report, process_usage};
 pub use run::run;
+pub(crate) use target::Claims;

@@ -459,7 +459,7 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// `32`, `32k` or `32M`, in kB/s (`parse_max_rate`, `pg_basebackup.c`). Fractions are taken, as there.
-fn parse_max_rate(text: &str) -> anyhow::Result<u32> {
+pub(super) fn parse_max_rate(text: &str) -> anyhow::Result<u32> {
     let trimmed = text.trim();
     let (number, factor) = match trimmed.strip_suffix('M') {
         Some(number) => (number, 1024.0),
@@ -483,7 +483,7 @@ fn parse_max_rate(text: &str) -> anyhow::Result<u32> {
 }
 
 /// `OLD=NEW`, where `\=` stands for an equals sign within a path (`tablespace_list_append`, `pg_basebackup.c`).
-fn parse_mapping(argument: &OsString) -> anyhow::Result<(PathBuf, PathBuf)> {
+pub(super) fn parse_mapping(argument: &OsString) -> anyhow::Result<(PathBuf, PathBuf)> {
     let shown = argument.display();
     let (mut parts, mut bytes) = (vec![Vec::new()], argument.as_bytes().iter().peekable());
     while let Some(&byte) = bytes.next() {

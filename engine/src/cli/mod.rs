@@ -5,18 +5,24 @@
 //! Exit status 0 for success, 1 for every failure; a run that a signal ended dies of that signal, as a shell
 //! and its scripts expect.
 
+mod backup;
 mod basebackup;
 mod connection;
 mod demo;
+mod init;
 mod links;
+mod list;
 mod message;
 mod open_files;
 mod plain;
 mod progress;
+mod repository;
+mod restore;
 mod run_basebackup;
 mod signals;
 mod stock;
 mod summary;
+mod verify;
 mod verifybackup;
 
 use std::ffi::OsString;
@@ -37,11 +43,17 @@ struct Program {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Backup(Box<backup::BackupArgs>),
     /// Take a base backup of a running PostgreSQL server
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
     Demo(demo::DemoArgs),
+    Init(init::InitArgs),
     Links(links::LinksArgs),
+    List(list::ListArgs),
+    Restore(restore::RestoreArgs),
+    Show(list::ShowArgs),
+    Verify(verify::VerifyArgs),
     /// Verify a backup against its manifest
     #[command(name = "verifybackup")]
     VerifyBackup(Box<verifybackup::VerifyBackupArgs>),
@@ -87,9 +99,15 @@ fn run(command: &Command) -> ExitCode {
         .init();
     open_files::raise_limit();
     let outcome = match command {
+        Command::Backup(args) => backup::run(args),
         Command::BaseBackup(args) => run_basebackup::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Init(args) => init::run(args),
         Command::Links(args) => links::run(args),
+        Command::List(args) => list::list(args),
+        Command::Restore(args) => restore::run(args),
+        Command::Show(args) => list::show(args),
+        Command::Verify(args) => verify::run(args),
         Command::VerifyBackup(args) => verifybackup::run(args),
     };
     match outcome {
