@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::sink::{HELD_CONTROL_FILE, PARTIAL};
 
 /// The manifest until it is complete.
-pub(super) const MANIFEST_TMP: &str = "backup_manifest.tmp";
+pub(crate) const MANIFEST_TMP: &str = "backup_manifest.tmp";
 const MANIFEST: &str = "backup_manifest";
 /// Folders that are synced side by side: their journal commits then join.
 const SYNC_THREADS: usize = 8;

@@ -83,7 +83,7 @@ impl std::fmt::Debug for FramePacker {
 
 impl FramePacker {
     pub(super) fn new(packing: Packing, pool: BufferPool) -> Result<Self, Failure> {
-        let encoder = FrameEncoder::new(packing.compression).map_err(no_memory)?;
+        let encoder = FrameEncoder::new(packing.compression).map_err(|error| no_memory(&error))?;
         Ok(Self { packing, pool, encoder, open: None, member: None })
     }
 
@@ -134,7 +134,8 @@ impl FramePacker {
         if self.open.as_ref().is_some_and(OpenPack::is_full) {
             self.finish(outlet)?;
         }
-        let (codec, stored): (Codec, &[u8]) = self.encoder.encode(plain).map_err(no_memory)?;
+        let (codec, stored): (Codec, &[u8]) =
+            self.encoder.encode(plain).map_err(|error| no_memory(&error))?;
         let open = match &mut self.open {
             Some(open) => open,
             none => none.insert(OpenPack::begin(&self.packing, &self.pool, outlet)?),
@@ -200,7 +201,7 @@ impl OpenMember {
     }
 }
 
-fn no_memory(error: std::io::Error) -> Failure {
+fn no_memory(error: &std::io::Error) -> Failure {
     Failure::Target(format!(
         "could not compress: {error}\nHINT: a lower compression level needs less memory."
     ))

@@ -190,7 +190,7 @@ mod tests {
         }
 
         #[test]
-        fn damage_is_an_error_and_nothing_worse(plain in plain(), place in any::<prop::sample::Index>(), bit in 0..8,
+        fn damage_is_an_error_and_nothing_worse(plain in plain(), place in any::<prop::sample::Index>(), bit in 0u8..8,
                                                 cut in any::<prop::sample::Index>()) {
             let mut decoder = FrameDecoder::new().expect("memory");
             for compression in ALL {
@@ -198,7 +198,7 @@ mod tests {
                 let (codec, stored) = encoder.encode(&plain).expect("packed");
                 let frame = frame(codec, &plain, stored);
                 let mut spoiled = stored.to_vec();
-                spoiled[place.index(stored.len())] ^= 1 << bit;
+                spoiled[place.index(stored.len())] ^= 1u8 << bit;
                 // Some bits of a compressed frame carry nothing (unused header bits); what is returned is never wrong.
                 if let Ok(found) = decoder.decode(&frame, &spoiled, "x", 0) {
                     prop_assert_eq!(found, &plain[..]);

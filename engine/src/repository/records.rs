@@ -283,7 +283,7 @@ mod tests {
 
     fn files() -> impl Strategy<Value = Vec<FileRecord>> {
         let runs = prop::collection::vec((1u32..5000, any::<[u32; 3]>()), 0..6);
-        let one = ("[a-z0-9_]{1,8}(/[a-z0-9_.]{1,8}){0,3}x", 0u32..0o1000, any::<u64>(), runs, 0..BLOCK);
+        let one = ("[a-z0-9_]{1,8}(/[a-z0-9_]{1,8}[.]?){0,3}x", 0u32..0o1000, any::<u64>(), runs, 0..BLOCK);
         let one = one.prop_map(|(path, mode, modified, runs, short)| {
             let mut block = 0;
             let map = runs.into_iter().map(|(count, [pack, frame, offset])| {

@@ -22,6 +22,7 @@ use super::manifest::ManifestWriter;
 use super::names::{BackupId, ClusterName};
 use super::pack_ledger::PackLedger;
 use super::place::{Repository, now};
+use super::records::FolderRecord;
 use super::summary::{BackupSummary, TablespaceSummary};
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
@@ -239,7 +240,8 @@ impl RepositoryWriting {
         store.sync_folder(&cluster.packs())?;
         let sink = std::mem::replace(&mut self.sink, RepositorySink::new(Arc::clone(&self.packs_folder)));
         let name = cluster.manifest(self.backup);
-        let published = manifest.commit(&sink.into_folders(), &packs, &summary, &name);
+        let folders = all_folders(sink.into_folders(), &self.tablespaces, facts.folder_mode);
+        let published = manifest.commit(&folders, &packs, &summary, &name);
         // Where the outcome is not known, it may be there: its packs stay.
         self.committed = match &published {
             Ok(built) => built.is_some(),
@@ -318,6 +320,21 @@ impl Drop for RepositoryWriting {
             let _ = self.destination.repository.store().remove(&packs.collect::<Vec<_>>());
         }
     }
+}
+
+/// Folders once each, every one behind the one that holds it. A tablespace that lies in the data directory has a
+/// folder there, which comes in no archive of its own.
+fn all_folders(
+    mut folders: Vec<FolderRecord>,
+    tablespaces: &[TablespaceSummary],
+    mode: u32,
+) -> Vec<FolderRecord> {
+    let in_place = tablespaces.iter().filter(|tablespace| !tablespace.location.starts_with(b"/"));
+    folders.extend(in_place.map(|tablespace| FolderRecord { path: tablespace.location.clone(), mode }));
+    // By bytes, a folder's path is before all that begins with it. The sort is stable: what came is before what is added.
+    folders.sort_by(|one, other| one.path.cmp(&other.path));
+    folders.dedup_by(|later, first| later.path == first.path);
+    folders
 }
 
 /// The regular files of a folder, by name. None where there is no such folder.

@@ -64,8 +64,7 @@ fn restore(
         base: &config.target,
         folders,
         recovery: None,
-        // It was a file of the backup like any other.
-        has_manifest: false,
+        has_manifest: true,
         file_mode: 0o600,
         sync: true,
     };

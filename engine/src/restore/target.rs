@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use crate::basebackup::Claims;
+use crate::basebackup::{Claims, MANIFEST_TMP};
 use crate::failure::Failure;
 use crate::pipeline::Folder;
 use crate::repository::{Manifest, RepositoryError, TablespaceSummary};
 use crate::sink::HELD_CONTROL_FILE;
 
 const CONTROL_FILE: &[u8] = b"global/pg_control";
+const MANIFEST: &[u8] = b"backup_manifest";
 
 /// Where everything goes.
 #[derive(Debug)]
@@ -69,9 +70,17 @@ impl Target {
         Ok(target)
     }
 
+    /// Where a file is written until the restore is complete.
+    pub(super) fn held(path: &[u8]) -> &[u8] {
+        match path {
+            CONTROL_FILE => HELD_CONTROL_FILE.as_bytes(),
+            MANIFEST => MANIFEST_TMP.as_bytes(),
+            path => path,
+        }
+    }
+
     /// The folder that holds `path`, and the name within.
     pub(super) fn place(&self, path: &[u8]) -> Result<(Arc<Folder>, OsString), Failure> {
-        let path = if path == CONTROL_FILE { HELD_CONTROL_FILE.as_bytes() } else { path };
         let (root, path) = match self.tablespace_of(path) {
             Some((root, path)) => (root, path),
             None => (&self.base, path),

@@ -1,5 +1,7 @@
 //! Puts files together: frames read, unpacked and compared with their hashes, copied to where maps say.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
@@ -67,17 +69,15 @@ impl Worker {
     }
 
     fn restore(&mut self, file: &FileRecord) -> Result<(), Failure> {
-        let folder_path = file.path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let path = Target::held(&file.path);
+        let parent = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
         let (folder, name) = match &self.last {
-            Some((path, folder))
-                if file.path[..folder_path] == *path && !file.path.ends_with(b"pg_control") =>
-            {
-                let name = std::os::unix::ffi::OsStrExt::from_bytes(&file.path[folder_path..]);
-                (Arc::clone(folder), std::ffi::OsStr::to_owned(name))
+            Some((last, folder)) if path[..parent] == *last => {
+                (Arc::clone(folder), OsStr::from_bytes(&path[parent..]).to_owned())
             }
-            _ => self.target.place(&file.path)?,
+            _ => self.target.place(path)?,
         };
-        self.last = Some((file.path[..folder_path].to_vec(), Arc::clone(&folder)));
+        self.last = Some((path[..parent].to_vec(), Arc::clone(&folder)));
         let output = self.files.begin(folder, name, file.mode, file.size);
         let (mut offset, mut buffer) = (0, None::<PageBuffer>);
         for extent in &file.map {
