@@ -26,6 +26,9 @@ use pgstrata_tests::{Finished, Invocation, Scratch, Source, Workload, pgstrata};
 use rustix::process::Signal;
 use serde_json::Value;
 
+/// What a run may hold, with the defaults.
+const MEMORY: u64 = 128 << 20;
+
 /// A command on a repository.
 fn command(name: &str, repo: &Path) -> Invocation {
     pgstrata([name, "--repo"]).arg(repo)
@@ -94,7 +97,9 @@ fn what_goes_in_comes_out() {
         let writer = source.writer(1);
         writer.wait_for(5);
         let before = writer.acknowledged();
-        let first = backup(&source, &repo).run().expect_success().json_summary();
+        let run = backup(&source, &repo).run();
+        let first = run.expect_success().json_summary();
+        assert!(run.peak_memory < MEMORY, "{run}");
         let ledger = writer.stop();
         assert!(first["files_verified"].as_u64().unwrap() > 900, "{first}");
         assert_eq!(first["durable"], true);
@@ -139,7 +144,8 @@ fn what_goes_in_comes_out() {
         drop(server);
         for (name, io) in [("latest", "auto"), ("threads", "threads")] {
             let copy = source.dir(name);
-            restore(&source, &repo, &copy).args(["--io", io]).run().expect_success();
+            let run = restore(&source, &repo, &copy).args(["--io", io]).run();
+            assert!(run.expect_success().peak_memory < MEMORY, "{run}");
             expect_verified(&copy, major);
             harness::compare(&source, &source.boot(&copy));
         }

@@ -223,6 +223,12 @@ impl Trailer {
         }
         let mut head = [0; 24];
         head.copy_from_slice(&bytes[..24]);
+        if head[12..] != [0; 12] {
+            return Err(RepositoryError::unknown(
+                object,
+                "its trailer has flags that this version does not know",
+            ));
+        }
         let footer = u64::from_le_bytes(field(&head[..8]));
         let frames = u32::from_le_bytes(field(&head[8..12]));
         if frames as usize > FRAMES_MAX {
@@ -267,6 +273,12 @@ pub(super) fn check_prologue(
             format!("it is encrypted by cipher {}, and this version knows no encryption", prologue[11]);
         return Err(RepositoryError::unknown(object, what));
     }
+    if prologue[12..16] != [0; 4] {
+        return Err(RepositoryError::unknown(
+            object,
+            "its prologue has flags that this version does not know",
+        ));
+    }
     let found: RepositoryId = field(&prologue[16..]);
     if repository.is_some_and(|repository| *repository != found) {
         return Err(damaged("it belongs to another repository".into()));
@@ -298,7 +310,10 @@ pub(super) fn decode_footer(
         if offset != next || plain == 0 || !bounded(plain) || !bounded(stored) {
             return Err(damaged(format!("frame {number} has impossible bounds in the footer")));
         }
-        let (Some(kind), Some(codec)) = (FrameKind::from_byte(entry[16]), Codec::from_byte(entry[17])) else {
+        let reserved = entry[18..24] != [0; 6];
+        let (Some(kind), Some(codec), false) =
+            (FrameKind::from_byte(entry[16]), Codec::from_byte(entry[17]), reserved)
+        else {
             let what = format!("frame {number} is of kind {} and codec {}", entry[16], entry[17]);
             return Err(RepositoryError::unknown(object, what));
         };
