@@ -90,7 +90,7 @@ fn expect_verified(dir: &Path, major: u32) {
 
 #[test]
 fn what_goes_in_comes_out() {
-    for major in harness::majors().into_iter().filter(|major| [15, 17].contains(major)) {
+    for major in harness::majors().into_iter().filter(|major| *major == 15) {
         eprintln!("PostgreSQL {major}");
         let source = harness::cluster(major).with(Workload::small()).start();
         let repo = init(&source);
