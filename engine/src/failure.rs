@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::connect::{ConnectError, SessionError};
+use crate::repository::RepositoryError;
 
 /// The reason a run failed. `Stopped` is what threads say that found the switch thrown by another.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,9 @@ pub enum Failure {
     /// The server counted checksum failures of its own (SQLSTATE XX001).
     #[error("checksum error occurred")]
     ServerChecksum,
+    /// An object of a repository cannot be used.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
     /// The WAL receiver ended before its time.
     #[error("WAL receiver: {0}")]
     Wal(String),

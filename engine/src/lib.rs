@@ -12,6 +12,8 @@ pub mod failure;
 pub mod pipeline;
 pub mod postmaster;
 pub mod receivewal;
+pub mod repository;
+pub mod restore;
 pub mod ring;
 pub mod sink;
 pub mod source;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pgstrata_protocol::basebackup::{CompressionMethod, CompressionSpec, ManifestOptions, ServerCompression};
 
 use crate::connect::ConnectionSettings;
+use crate::repository::RepositoryDestination;
 use crate::ring::{FaultPlan, IoMode};
 
 /// A base backup, fully decided.
@@ -140,6 +141,8 @@ pub enum Destination {
     },
     /// Tar format: the one archive, with the manifest in it, on standard output.
     Stdout,
+    /// A repository.
+    Repository(RepositoryDestination),
     /// Received and verified, and not kept.
     Discard,
     /// Kept by the server, at a target of its own; nothing comes here. From 15 on.
@@ -159,7 +162,10 @@ impl Destination {
     pub fn path(&self) -> Option<&std::path::Path> {
         match self {
             Destination::Directory { path, .. } | Destination::Tar { path } => Some(path),
-            Destination::Stdout | Destination::Discard | Destination::Target { .. } => None,
+            Destination::Stdout
+            | Destination::Repository(_)
+            | Destination::Discard
+            | Destination::Target { .. } => None,
         }
     }
 }

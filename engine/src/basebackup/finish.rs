@@ -15,25 +15,25 @@ use crate::failure::Failure;
 use crate::sink::{HELD_CONTROL_FILE, PARTIAL};
 
 /// The manifest until it is complete.
-pub(super) const MANIFEST_TMP: &str = "backup_manifest.tmp";
+pub(crate) const MANIFEST_TMP: &str = "backup_manifest.tmp";
 const MANIFEST: &str = "backup_manifest";
 /// Folders that are synced side by side: their journal commits then join.
 const SYNC_THREADS: usize = 8;
 
 /// What is left to do for a plain backup whose files are written.
-pub(super) struct PlainEnd<'a> {
-    pub(super) base: &'a Path,
+pub(crate) struct PlainEnd<'a> {
+    pub(crate) base: &'a Path,
     /// Folders made in the target, the roots of tablespaces and WAL, and the folders that hold these.
-    pub(super) folders: Vec<PathBuf>,
-    pub(super) recovery: Option<String>,
-    pub(super) has_manifest: bool,
-    pub(super) file_mode: u32,
-    pub(super) sync: bool,
+    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) recovery: Option<String>,
+    pub(crate) has_manifest: bool,
+    pub(crate) file_mode: u32,
+    pub(crate) sync: bool,
 }
 
 impl PlainEnd<'_> {
     /// Does it.
-    pub(super) fn finish(self) -> Result<(), Failure> {
+    pub(crate) fn finish(self) -> Result<(), Failure> {
         if let Some(settings) = &self.recovery {
             self.write_recovery(settings)?;
         }

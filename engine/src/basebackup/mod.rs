@@ -17,6 +17,7 @@ mod prepare;
 mod progress;
 mod recovery;
 mod report;
+mod repository_run;
 mod run;
 mod target;
 mod target_run;
@@ -26,6 +27,8 @@ pub use crate::pipeline::LimitedBy;
 pub use config::{
     BackupCompression, BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod,
 };
+pub(crate) use finish::{MANIFEST_TMP, PlainEnd};
 pub use progress::{Observer, Phase, Progress};
 pub use report::{Phases, Report, process_usage};
 pub use run::run;
+pub(crate) use target::Claims;

@@ -16,6 +16,7 @@ use super::run::Run;
 use super::target::Claims;
 use crate::failure::Failure;
 use crate::pipeline::{Folder, gzip_level};
+use crate::repository::RepositoryWriting;
 use crate::sink::{Archive, CompressedTarSink, DirectorySink, DiscardSink, PARTIAL, Sink, TarSink};
 use crate::wal::{SegmentWriter, WalDestination};
 
@@ -28,6 +29,7 @@ pub(super) enum Outputs {
     Tar { sink: TarSink, folder: Arc<Folder> },
     CompressedTar { sink: CompressedTarSink, folder: Arc<Folder> },
     Stdout { sink: Box<dyn Sink> },
+    Repository(Box<RepositoryWriting>),
     Discard { sink: DiscardSink },
 }
 
@@ -38,6 +40,7 @@ impl Outputs {
             Outputs::Tar { sink, .. } => sink,
             Outputs::CompressedTar { sink, .. } => sink,
             Outputs::Stdout { sink } => &mut **sink,
+            Outputs::Repository(writing) => &mut writing.sink,
             Outputs::Discard { sink } => sink,
         }
     }
@@ -84,6 +87,7 @@ impl Run<'_> {
                 };
                 Ok(Outputs::Stdout { sink })
             }
+            Destination::Repository(destination) => self.begin_repository(claims, destination, archives),
             Destination::Discard => {
                 Ok(Outputs::Discard { sink: DiscardSink::new(Folder::open(&std::env::temp_dir())?) })
             }
@@ -113,6 +117,7 @@ impl Run<'_> {
                 let gzip = self.gzip().map(|spec| gzip_level(&spec));
                 WalDestination::Tar { folder: Arc::clone(folder), name, gzip }
             }
+            Outputs::Repository(writing) => WalDestination::Folder(writing.make_wal_folder()?),
             Outputs::Stdout { .. } | Outputs::Discard { .. } => {
                 unreachable!("the command line refuses WAL that has no place")
             }
@@ -138,7 +143,10 @@ impl Run<'_> {
             return Ok(None);
         }
         let Some(folder) = self.config.destination.path() else {
-            let scratch = std::env::temp_dir();
+            let scratch = match &self.config.destination {
+                Destination::Repository(destination) => destination.staging_folder()?,
+                _ => std::env::temp_dir(),
+            };
             let file = tempfile::tempfile_in(&scratch);
             return file
                 .map(Some)
@@ -182,7 +190,7 @@ impl Run<'_> {
             }
             Outputs::Tar { sink, folder } => (folder, sink.into_names()),
             Outputs::CompressedTar { sink, folder } => (folder, sink.into_names()),
-            Outputs::Stdout { .. } | Outputs::Discard { .. } => return Ok(()),
+            Outputs::Stdout { .. } | Outputs::Repository(_) | Outputs::Discard { .. } => return Ok(()),
         };
         if syncs_whole {
             sync_file_systems([Path::new(&folder.path)])?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::pipeline::{Limit, LimitedBy};
+use crate::repository::StoredBackup;
 
 /// The outcome of a base backup.
 #[derive(Clone, Debug, Serialize)]
@@ -13,7 +14,10 @@ pub struct Report {
     pub path: Option<PathBuf>,
     /// The target at which the server keeps it, if it does; `stdout` for what went to standard output.
     pub target: Option<String>,
-    /// `plain`, `tar`, `discard` or `target`.
+    /// The backup in its repository, if it went to one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored: Option<StoredBackup>,
+    /// `plain`, `tar`, `repository`, `discard` or `target`.
     pub format: &'static str,
     /// Whether it holds only what changed since an earlier backup.
     pub incremental: bool,

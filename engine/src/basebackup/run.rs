@@ -12,15 +12,18 @@ use pgstrata_protocol::wal::WalChecker;
 
 use super::cleanup::{clean_up, drop_slot};
 use super::config::{BackupCompression, BaseBackupConfig, Destination, SlotChoice, WalMethod};
+use super::outputs::Outputs;
 use super::prepare::{ServerFacts, archives};
 use super::progress::{Observer, Phase, Progress};
 use super::recovery::recovery_settings;
 use super::report::{Phases, Report, process_usage};
+use super::repository_run::keep_manifest;
 use super::target::Claims;
 use super::transfer::Transferred;
 use crate::connect::{BulkStream, ControlRuntime, CopyDirection, NoticeSink, Purpose, Reply, Session};
 use crate::failure::Failure;
 use crate::pipeline::{Counters, Limit};
+use crate::repository::StoredBackup;
 use crate::ring::{IoMode, ProbeReport, probe};
 use crate::sink::Archive;
 use crate::source::StreamEnd;
@@ -85,6 +88,7 @@ pub(super) struct Totals {
     pub(super) bytes: u64,
     pub(super) files_verified: u64,
     pub(super) wal_bytes: u64,
+    pub(super) stored: Option<StoredBackup>,
 }
 
 impl Run<'_> {
@@ -130,7 +134,10 @@ impl Run<'_> {
             self.note(format_args!("starting background WAL receiver"));
             receiver.start(writer, WalChecker::new(facts.wal_origin(begun.start.timeline), begun.start.lsn));
         }
-        let scratch = config.destination.path().map_or_else(std::env::temp_dir, Path::to_owned);
+        let scratch = match &outputs {
+            Outputs::Repository(writing) => writing.staging().to_owned(),
+            _ => config.destination.path().map_or_else(std::env::temp_dir, Path::to_owned),
+        };
         let Transferred { end, pipeline, spool, manifest } =
             self.transfer(begun, &facts, &io, &mut outputs, &scratch, |end| {
                 phases.data = self.seconds() - phases.start;
@@ -156,15 +163,24 @@ impl Run<'_> {
         self.check_fetched_wal(&pipeline, end.end)?;
         let files = spool.members;
         let range = [start, end.end];
+        let kept = keep_manifest(&outputs, manifest.as_ref())?;
         let files_verified =
             manifest.map_or(Ok(0), |manifest| self.compare(manifest, spool, &facts, range))?;
         self.check_stopped()?;
         let has_wal_archive = matches!(config.wal, WalMethod::Stream(_));
-        self.finish(outputs, claims, recovery, &facts, has_wal_archive)?;
+        let stored = match (outputs, kept) {
+            (Outputs::Repository(writing), Some(kept)) => {
+                Some(self.commit(*writing, &facts, &io, range, files, kept)?)
+            }
+            (outputs, _) => {
+                self.finish(outputs, claims, recovery, &facts, has_wal_archive)?;
+                None
+            }
+        };
         phases.total = self.seconds();
         phases.end = phases.total - received_wal;
         let bytes = Limit::judge(&pipeline.counters).lanes.bytes;
-        let totals = Totals { files, bytes, files_verified, wal_bytes };
+        let totals = Totals { files, bytes, files_verified, wal_bytes, stored };
         Ok(self.report(&facts, &pipeline.counters, &io, phases, (lsn, &end), &totals))
     }
 
@@ -210,7 +226,11 @@ impl Run<'_> {
 
     /// Chooses the disk back end for the target.
     fn probe(&self) -> Result<Io, Failure> {
-        let Some(path) = self.config.destination.path() else {
+        let packs = match &self.config.destination {
+            Destination::Repository(destination) => Some(destination.packs_folder()?),
+            _ => None,
+        };
+        let Some(path) = packs.as_deref().or(self.config.destination.path()) else {
             return Ok(Io { mode: IoMode::Threads, alignment: 1, reason: "nothing is written".into() });
         };
         let ProbeReport { mode, reason, alignment, .. } =
@@ -314,6 +334,7 @@ impl Run<'_> {
         let algorithm = self.config.manifest.and_then(|manifest| manifest.checksums);
         Report {
             path: self.config.destination.path().map(Path::to_owned),
+            stored: totals.stored.clone(),
             target: match &self.config.destination {
                 Destination::Target { name, detail, .. } => {
                     Some(detail.as_ref().map_or_else(|| name.clone(), |detail| format!("{name}:{detail}")))
@@ -326,6 +347,7 @@ impl Run<'_> {
             format: match self.config.destination {
                 Destination::Directory { .. } => "plain",
                 Destination::Tar { .. } | Destination::Stdout => "tar",
+                Destination::Repository(_) => "repository",
                 Destination::Discard => "discard",
                 Destination::Target { .. } => "target",
             },

@@ -10,7 +10,7 @@ use crate::sink::create_folder;
 /// Folders that this run writes to. Unless [`Claims::keep`] is called, dropping it removes what the run made, if
 /// that was asked for.
 #[derive(Debug)]
-pub(super) struct Claims {
+pub(crate) struct Claims {
     clean: bool,
     made: Vec<Claim>,
     /// Folders between the claimed ones and those that were there before, these included.
@@ -28,12 +28,12 @@ enum Claim {
 
 impl Claims {
     /// No claims yet. `clean` says whether failures are cleaned up after.
-    pub(super) fn new(clean: bool) -> Self {
+    pub(crate) fn new(clean: bool) -> Self {
         Self { clean, made: Vec::new(), parents: Vec::new() }
     }
 
     /// Makes `path`, or takes it if it is an empty folder. Anything inside is somebody's data.
-    pub(super) fn claim(&mut self, path: &Path, mode: u32) -> Result<(), Failure> {
+    pub(crate) fn claim(&mut self, path: &Path, mode: u32) -> Result<(), Failure> {
         match fs::read_dir(path) {
             Ok(mut entries) => match entries.next() {
                 None => {
@@ -71,22 +71,22 @@ impl Claims {
     }
 
     /// Whether nothing was claimed.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.made.is_empty()
     }
 
     /// The folders whose entries were changed by making the claimed folders: they are to be synced.
-    pub(super) fn parents(&self) -> Vec<PathBuf> {
+    pub(crate) fn parents(&self) -> Vec<PathBuf> {
         self.parents.clone()
     }
 
     /// The backup stays. Also for `--no-clean`.
-    pub(super) fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.made.clear();
     }
 
     /// Removes what was made. Returns what could not be removed.
-    pub(super) fn remove(mut self) -> Vec<Failure> {
+    pub(crate) fn remove(mut self) -> Vec<Failure> {
         self.remove_all()
     }
 

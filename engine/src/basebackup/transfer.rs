@@ -11,7 +11,7 @@ use crossbeam::channel::bounded;
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_protocol::replication::BackupPosition;
 
-use super::config::WalMethod;
+use super::config::{Destination, WalMethod};
 use super::finish::MANIFEST_TMP;
 use super::outputs::Outputs;
 use super::prepare::ServerFacts;
@@ -95,6 +95,10 @@ impl Run<'_> {
             alignment: io.alignment,
             sync: config.syncs_each_file(),
             compression,
+            packing: match outputs {
+                Outputs::Repository(writing) => Some(writing.packing(self.buffers_behind())),
+                _ => None,
+            },
             faults: config.resources.faults.clone(),
         };
         let algorithm = config.manifest.and_then(|manifest| manifest.checksums);
@@ -145,15 +149,21 @@ impl Run<'_> {
     /// one buffer of compressed bytes, and then some are to be on their way.
     fn compression(&self) -> (usize, Option<Compression>) {
         let resources = &self.config.resources;
+        let half = (resources.buffers / 2).max(LEAST_BEHIND);
         match self.config.client_compression() {
+            None if matches!(self.config.destination, Destination::Repository(_)) => (half, None),
             None => (resources.buffers, None),
             Some(spec) => {
-                let half = resources.buffers / 2;
-                let behind = half.max(resources.workers + LEAST_BEHIND);
-                let compression = Compression { spec, threads: resources.compressors, buffers: behind };
-                (half.max(LEAST_BEHIND), Some(compression))
+                let buffers = self.buffers_behind();
+                (half, Some(Compression { spec, threads: resources.compressors, buffers }))
             }
         }
+    }
+
+    /// The other half.
+    pub(super) fn buffers_behind(&self) -> usize {
+        let resources = &self.config.resources;
+        (resources.buffers / 2).max(resources.workers + LEAST_BEHIND)
     }
 
     /// Receives the stream; the manifest lies in its file then, which is returned for reading.

@@ -498,7 +498,7 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// `32`, `32k` or `32M`, in kB/s (`parse_max_rate`, `pg_basebackup.c`). Fractions are taken, as there.
-fn parse_max_rate(text: &str) -> anyhow::Result<u32> {
+pub(super) fn parse_max_rate(text: &str) -> anyhow::Result<u32> {
     let numeric = |character: char| character.is_ascii_digit() || "+-.eE".contains(character);
     let trimmed = text.trim();
     let (number, unit) = trimmed.split_at(trimmed.find(|found| !numeric(found)).unwrap_or(trimmed.len()));
@@ -527,7 +527,7 @@ fn parse_max_rate(text: &str) -> anyhow::Result<u32> {
 }
 
 /// `OLD=NEW`, where `\=` stands for an equals sign within a path (`tablespace_list_append`, `pg_basebackup.c`).
-fn parse_mapping(argument: &OsString) -> anyhow::Result<(PathBuf, PathBuf)> {
+pub(super) fn parse_mapping(argument: &OsString) -> anyhow::Result<(PathBuf, PathBuf)> {
     let shown = argument.display();
     let (mut parts, mut bytes) = (vec![Vec::new()], argument.as_bytes().iter().peekable());
     while let Some(&byte) = bytes.next() {

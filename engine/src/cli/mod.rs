@@ -5,24 +5,30 @@
 //! Exit status 0 for success, 1 for every failure; a run that a signal ended dies of that signal, as a shell
 //! and its scripts expect.
 
+mod backup;
 mod basebackup;
 mod completions;
 mod connection;
 mod definition;
 mod demo;
 mod getopt;
+mod init;
 mod int_option;
 mod links;
+mod list;
 mod man;
 mod message;
 mod open_files;
 mod plain;
 mod progress;
 mod receivewal;
+mod repository;
+mod restore;
 mod run_basebackup;
 mod signals;
 mod stock;
 mod summary;
+mod verify;
 mod verifybackup;
 
 use std::ffi::OsString;
@@ -43,16 +49,22 @@ struct Program {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Backup(Box<backup::BackupArgs>),
     /// Take a base backup of a running PostgreSQL server
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     Demo(demo::DemoArgs),
+    Init(init::InitArgs),
     Links(links::LinksArgs),
     /// Receive the write-ahead log of a running PostgreSQL server
     #[command(name = "receivewal")]
     ReceiveWal(Box<receivewal::ReceiveWalArgs>),
+    List(list::ListArgs),
+    Restore(restore::RestoreArgs),
+    Show(list::ShowArgs),
+    Verify(verify::VerifyArgs),
     /// Verify a backup against its manifest
     #[command(name = "verifybackup")]
     VerifyBackup(Box<verifybackup::VerifyBackupArgs>),
@@ -99,12 +111,18 @@ fn run(command: &Command) -> ExitCode {
         .init();
     open_files::raise_limit();
     let outcome = match command {
+        Command::Backup(args) => backup::run(args),
         Command::BaseBackup(args) => run_basebackup::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Init(args) => init::run(args),
         Command::Links(args) => links::run(args),
         Command::ReceiveWal(args) => receivewal::run(args),
+        Command::List(args) => list::list(args),
+        Command::Restore(args) => restore::run(args),
+        Command::Show(args) => list::show(args),
+        Command::Verify(args) => verify::run(args),
         Command::VerifyBackup(args) => verifybackup::run(args),
     };
     match outcome {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::basebackup::BaseBackupArgs;
-use super::connection::ask;
+use super::connection::{ConnectionArgs, ask};
 use super::message;
 use super::plain::plain;
 use super::progress::{Display, Show, Voice, bar, print_json};
@@ -20,7 +20,8 @@ use crate::stop::Stop;
 pub(super) fn run(args: &BaseBackupArgs) -> anyhow::Result<()> {
     // Every file and folder is made with the mode that the server's has; nothing is to be taken from that.
     rustix::process::umask(rustix::fs::Mode::empty());
-    let outcome = args.resolve().and_then(|config| with_password(args, config));
+    let shown = Shown { json: args.json, progress: args.shows_progress(), verbose: args.is_verbose() };
+    let outcome = args.resolve().and_then(|config| with_password(&args.connection, shown, config));
     match &outcome {
         Ok(report) if args.json => {
             let mut event = serde_json::to_value(report)?;
@@ -44,34 +45,43 @@ pub(super) fn run(args: &BaseBackupArgs) -> anyhow::Result<()> {
 }
 
 /// A failure tells its causes itself; other errors have theirs in a chain.
-fn told(error: &anyhow::Error) -> String {
+pub(super) fn told(error: &anyhow::Error) -> String {
     match error.downcast_ref::<Failure>() {
         Some(failure) => failure.to_string(),
         None => format!("{error:#}"),
     }
 }
 
-fn with_password(args: &BaseBackupArgs, mut config: BaseBackupConfig) -> anyhow::Result<Report> {
+/// What of a run is shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    pub(super) json: bool,
+    pub(super) progress: bool,
+    pub(super) verbose: bool,
+}
+
+/// Runs, and asks for a password where the server wants one.
+pub(super) fn with_password(
+    connection: &ConnectionArgs,
+    shown: Shown,
+    mut config: BaseBackupConfig,
+) -> anyhow::Result<Report> {
     let stop = Stop::new();
     throw_on_signal(&stop)?;
-    match attempt(args, &config, &stop) {
-        Err(Failure::Connect(ConnectError::PasswordRequired { .. })) if args.connection.may_ask() => {
+    match attempt(shown, &config, &stop) {
+        Err(Failure::Connect(ConnectError::PasswordRequired { .. })) if connection.may_ask() => {
             config.connection = ask(config.connection).map_err(|error| cause_of(error, &stop))?;
-            Ok(attempt(args, &config, &stop)?)
+            Ok(attempt(shown, &config, &stop)?)
         }
         outcome => Ok(outcome?),
     }
 }
 
-fn attempt(
-    args: &BaseBackupArgs,
-    config: &BaseBackupConfig,
-    stop: &Stop<Failure>,
-) -> Result<Report, Failure> {
-    let show = Show::choose(args.json, args.shows_progress(), message::is_stock());
+fn attempt(shown: Shown, config: &BaseBackupConfig, stop: &Stop<Failure>) -> Result<Report, Failure> {
+    let Shown { json, progress, verbose } = shown;
+    let show = Show::choose(json, progress, message::is_stock());
     let progress = Arc::new(Progress::default());
     let bar = bar(show);
-    let verbose = args.is_verbose();
     let observer: Arc<dyn Observer> = Arc::new(Voice { bar: bar.clone(), show, verbose });
     let display = Display::start(show, verbose, Arc::clone(&progress), bar);
     let outcome = back_up(config, &progress, &observer, stop);

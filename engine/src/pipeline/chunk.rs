@@ -57,6 +57,10 @@ pub struct Member {
     pub path: Vec<u8>,
     /// Its length in bytes.
     pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// When it was last modified, in seconds since 1970.
+    pub modified: u64,
 }
 
 impl Member {

@@ -110,6 +110,13 @@ impl Feeder {
         cursor.append(bytes, &self.pool, &self.lanes, &mut self.clock)
     }
 
+    /// How many more bytes of the output go into the buffer that is being filled.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let buffer = self.current.as_ref().and_then(|cursor| cursor.buffer.as_ref());
+        buffer.map_or(self.pool.buffer_size(), PageBuffer::remaining)
+    }
+
     /// Ends the open member.
     pub fn end_member(&mut self) {
         let cursor = self.current.as_mut().expect("a member lies within an output");

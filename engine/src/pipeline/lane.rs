@@ -14,6 +14,7 @@ use super::chunk::{Chunk, Member, Span};
 use super::compress::{Compressor, Compressors, Outlet};
 use super::feeder::send;
 use super::findings::Findings;
+use super::pack::FramePacker;
 use super::stage::{Spent, StageClock};
 use super::writer::WriterHandle;
 use crate::failure::Failure;
@@ -37,6 +38,8 @@ pub(super) struct Lane {
     pub(super) ledger: Sender<ArrivedMember>,
     pub(super) checks: Checks,
     pub(super) compressors: Option<Compressors>,
+    /// Where outputs are frames of a repository.
+    pub(super) packer: Option<FramePacker>,
     pub(super) findings: Arc<Findings>,
     pub(super) stop: Stop<Failure>,
     pub(super) clock: StageClock,
@@ -53,13 +56,13 @@ impl Lane {
         let (mut current, mut compressor) = (None, None);
         let mut content = ContentChecker::new(self.checks.content.clone());
         self.clock.book(Spent::Starved);
-        while let Ok(mut chunk) = self.input.recv() {
+        while let Ok(chunk) = self.input.recv() {
             self.clock.book(Spent::Starved);
             // After a stop the rest is only drained, so that nobody in front of us blocks.
             if self.stop.is_thrown() {
                 continue;
             }
-            let passed = self.pass(&mut current, &mut content, &mut chunk);
+            let passed = self.pass(&mut current, &mut content, &chunk);
             match passed.and_then(|()| self.hand_on(&mut compressor, chunk)) {
                 Ok(()) | Err(Failure::Stopped) => {}
                 Err(failure) => self.stop.throw(failure),
@@ -69,27 +72,39 @@ impl Lane {
         if let Some(wal) = content.into_wal() {
             self.findings.wal(wal);
         }
+        self.end_packing();
+    }
+
+    /// Ends the pack that this lane has filled.
+    fn end_packing(&mut self) {
+        let Self { writers, clock, packer, stop, .. } = self;
+        if let Some(packer) = packer.as_mut().filter(|_| !stop.is_thrown()) {
+            match packer.finish(&mut Outlet { writers, clock }) {
+                Ok(()) | Err(Failure::Stopped) => {}
+                Err(failure) => stop.throw(failure),
+            }
+        }
     }
 
     fn pass(
         &mut self,
         current: &mut Option<Current>,
         content: &mut ContentChecker,
-        chunk: &mut Chunk,
+        chunk: &Chunk,
     ) -> Result<(), Failure> {
-        for Span { member, range, ends } in chunk.spans.drain(..) {
-            let bytes = chunk.data.as_ref().map_or(&[][..], |data| &data[range]);
+        for Span { member, range, ends } in &chunk.spans {
+            let bytes = chunk.data.as_ref().map_or(&[][..], |data| &data[range.clone()]);
             let state = current.get_or_insert_with(|| {
                 content.begin(&member.path, member.size);
-                Current { checksum: Checksum::new(self.checks.algorithm), member: Arc::clone(&member) }
+                Current { checksum: Checksum::new(self.checks.algorithm), member: Arc::clone(member) }
             });
-            debug_assert!(Arc::ptr_eq(&state.member, &member), "members arrive one after the other");
+            debug_assert!(Arc::ptr_eq(&state.member, member), "members arrive one after the other");
             state.checksum.update(bytes);
-            let passed = content.update(bytes, |page| self.findings.page(&member, page));
-            passed.map_err(|error| malformed(&member, &error))?;
+            let passed = content.update(bytes, |page| self.findings.page(member, page));
+            passed.map_err(|error| malformed(member, &error))?;
             self.clock.counters().passed(bytes.len());
-            if ends && let Some(done) = current.take() {
-                content.end().map_err(|error| malformed(&member, &error))?;
+            if *ends && let Some(done) = current.take() {
+                content.end().map_err(|error| malformed(member, &error))?;
                 let arrived = ArrivedMember {
                     sequence: done.member.sequence,
                     path: done.member.path.clone(),
@@ -103,8 +118,11 @@ impl Lane {
     }
 
     fn hand_on(&mut self, compressor: &mut Option<Compressor>, chunk: Chunk) -> Result<(), Failure> {
-        let Self { writers, clock, compressors, .. } = self;
+        let Self { writers, clock, compressors, packer, .. } = self;
         let mut outlet = Outlet { writers, clock };
+        if let Some(packer) = packer {
+            return packer.take(chunk, &mut outlet);
+        }
         let Some(compressors) = compressors.as_ref().filter(|_| chunk.output.writer.is_some()) else {
             return outlet.send(chunk);
         };

@@ -12,9 +12,11 @@
 mod chunk;
 mod compress;
 mod feeder;
+mod files;
 mod findings;
 mod lane;
 mod limits;
+mod pack;
 mod stage;
 mod stream_writer;
 mod writer;
@@ -29,9 +31,11 @@ use crossbeam::channel::{Sender, bounded};
 pub use chunk::{Folder, Member, Output};
 pub use compress::{Compression, gzip_level};
 pub use feeder::Feeder;
+pub use files::{FileSender, FileWriters};
 pub use findings::Findings;
 pub use lane::Checks;
 pub use limits::{Limit, LimitedBy};
+pub use pack::Packing;
 pub use stage::{Spent, StageClock, StageCounters, StageTimes};
 
 use crate::buffer::BufferPool;
@@ -41,6 +45,7 @@ use crate::stop::Stop;
 use crate::verify::ArrivedMember;
 use compress::Compressors;
 use lane::Lane;
+use pack::FramePacker;
 use stream_writer::StreamWriter;
 use writer::{Writer, WriterHandle};
 
@@ -63,6 +68,8 @@ pub struct Layout {
     pub sync: bool,
     /// How everything that is written is compressed, if it is.
     pub compression: Option<Compression>,
+    /// How everything is packed into a repository, if it is; outputs are cut into frames then.
+    pub packing: Option<Packing>,
     /// What the disks are to do wrong, in tests.
     pub faults: Option<FaultPlan>,
 }
@@ -108,7 +115,7 @@ impl Pipeline {
             feeder: Arc::default(),
             lanes: fresh(layout.workers.max(1)),
             writers: fresh(if layout.stream.is_some() { 1 } else { layout.writers }),
-            compresses: layout.compression.is_some(),
+            compresses: layout.compression.is_some() || layout.packing.is_some(),
         };
         let compressors = match &layout.compression {
             None => None,
@@ -116,63 +123,34 @@ impl Pipeline {
                 Some(Compressors::start(compression, pool.buffer_size(), &mut threads, stop)?)
             }
         };
-        let written = compressors.as_ref().map_or(pool, Compressors::pool);
+        let packed = match &layout.packing {
+            None => None,
+            Some(packing) => {
+                let packed = BufferPool::new(packing.buffers, pool.buffer_size());
+                let packed = packed.map_err(|error| Failure::disk("allocate", "buffers", error))?;
+                let wake = packed.clone();
+                stop.on_thrown(move || wake.close());
+                Some(packed)
+            }
+        };
+        let written = packed.as_ref().or(compressors.as_ref().map(Compressors::pool)).unwrap_or(pool);
 
-        let mut writers = Vec::new();
-        let mut registered = Registered::Yes;
-        for (number, counters) in counters.writers.iter().enumerate() {
-            let (input, output) = bounded(layout.depth);
-            let (opened, wait_opened) = bounded(1);
-            let (layout, pool, stop) = (layout.clone(), written.clone(), stop.clone());
-            let clock = StageClock::start(Arc::clone(counters));
-            if let Some(file) = &layout.stream {
-                let writer = StreamWriter::new(output, Arc::clone(file), stop.clone(), clock)
-                    .map_err(|error| Failure::disk("prepare to write to", "standard output", error))?;
-                threads.push(spawn(format!("write-{number}"), move || {
-                    let _told = stop.tell_of_panics("a writer");
-                    writer.run();
-                })?);
-                registered = Registered::No("a stream takes no registered buffers".into());
-                writers.push(WriterHandle { input, doorbell: None });
-                continue;
-            }
-            let thread = spawn(format!("write-{number}"), move || {
-                let _told = stop.tell_of_panics("a writer");
-                // A ring belongs to the thread that made it.
-                let Layout { mode, depth, alignment, .. } = layout;
-                let opened_disk = match &layout.faults {
-                    None => open_disk(mode, depth, alignment, Some(&pool)),
-                    Some(plan) => open_faulty_disk(mode, depth, alignment, Some(&pool), plan),
-                };
-                match opened_disk {
-                    Ok((disk, registered)) => {
-                        // The starter waits for this message; it cannot be gone.
-                        let _ = opened.send(Ok((disk.doorbell(), registered)));
-                        Writer::new(output, disk, layout.sync, stop, clock).run();
-                    }
-                    Err(error) => {
-                        let _ = opened.send(Err(Failure::Target(error.to_string())));
-                    }
-                }
-            })?;
-            threads.push(thread);
-            let died = || Failure::Target("a writer thread died while it opened its ring".into());
-            let (doorbell, registration) = wait_opened.recv().map_err(|_| died())??;
-            if let Registered::No(_) = registration {
-                registered = registration;
-            }
-            writers.push(WriterHandle { input, doorbell: Some(doorbell) });
-        }
+        let (writers, registered) = start_writers(layout, written, &counters.writers, &mut threads, stop)?;
 
         let mut lanes = Vec::new();
         for (number, counters) in counters.lanes.iter().enumerate() {
             let (input, output) = bounded((pool.count() / 2).max(1));
+            let packer = match layout.packing.clone() {
+                Some(packing) => Some(FramePacker::new(packing, written.clone())?),
+                None => None,
+            };
             let lane = Lane {
                 input: output,
                 writers: writers.clone(),
                 ledger: ledger.clone(),
                 checks: checks.clone(),
                 compressors: compressors.clone(),
+                packer,
                 findings: Arc::clone(&findings),
                 stop: stop.clone(),
                 clock: StageClock::start(Arc::clone(counters)),
@@ -197,6 +175,62 @@ impl Pipeline {
             let _ = thread.join();
         }
     }
+}
+
+/// Starts the writers, each with a ring of its own over the buffers of `pool`.
+fn start_writers(
+    layout: &Layout,
+    pool: &BufferPool,
+    counters: &[Arc<StageCounters>],
+    threads: &mut Vec<JoinHandle<()>>,
+    stop: &Stop<Failure>,
+) -> Result<(Vec<WriterHandle>, Registered), Failure> {
+    let mut writers = Vec::new();
+    let mut registered = Registered::Yes;
+    for (number, counters) in counters.iter().enumerate() {
+        let (input, output) = bounded(layout.depth);
+        let (opened, wait_opened) = bounded(1);
+        let (layout, pool, stop) = (layout.clone(), pool.clone(), stop.clone());
+        let clock = StageClock::start(Arc::clone(counters));
+        if let Some(file) = &layout.stream {
+            let writer = StreamWriter::new(output, Arc::clone(file), stop.clone(), clock)
+                .map_err(|error| Failure::disk("prepare to write to", "standard output", error))?;
+            threads.push(spawn(format!("write-{number}"), move || {
+                let _told = stop.tell_of_panics("a writer");
+                writer.run();
+            })?);
+            registered = Registered::No("a stream takes no registered buffers".into());
+            writers.push(WriterHandle { input, doorbell: None });
+            continue;
+        }
+        let thread = spawn(format!("write-{number}"), move || {
+            let _told = stop.tell_of_panics("a writer");
+            // A ring belongs to the thread that made it.
+            let Layout { mode, depth, alignment, .. } = layout;
+            let opened_disk = match &layout.faults {
+                None => open_disk(mode, depth, alignment, Some(&pool)),
+                Some(plan) => open_faulty_disk(mode, depth, alignment, Some(&pool), plan),
+            };
+            match opened_disk {
+                Ok((disk, registered)) => {
+                    // The starter waits for this message; it cannot be gone.
+                    let _ = opened.send(Ok((disk.doorbell(), registered)));
+                    Writer::new(output, disk, layout.sync, stop, clock).run();
+                }
+                Err(error) => {
+                    let _ = opened.send(Err(Failure::Target(error.to_string())));
+                }
+            }
+        })?;
+        threads.push(thread);
+        let died = || Failure::Target("a writer thread died while it opened its ring".into());
+        let (doorbell, registration) = wait_opened.recv().map_err(|_| died())??;
+        if let Registered::No(_) = registration {
+            registered = registration;
+        }
+        writers.push(WriterHandle { input, doorbell: Some(doorbell) });
+    }
+    Ok((writers, registered))
 }
 
 impl Drop for Pipeline {

@@ -4,6 +4,7 @@ mod compressed;
 mod directory;
 mod discard;
 mod folder;
+mod repository;
 mod tar;
 
 use std::fs::File;
@@ -15,6 +16,7 @@ pub use compressed::CompressedTarSink;
 pub use directory::{DirectorySink, HELD_CONTROL_FILE};
 pub use discard::DiscardSink;
 pub use folder::create_folder;
+pub use repository::RepositorySink;
 pub use tar::{PARTIAL, TarSink};
 
 use crate::failure::Failure;

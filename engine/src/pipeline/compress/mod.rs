@@ -23,8 +23,7 @@ use crate::buffer::{BufferPool, PageBuffer};
 use crate::failure::Failure;
 use crate::stop::Stop;
 use deflate::{DeflateJob, Deflater};
-pub(super) use packer::Outlet;
-use packer::Packer;
+pub(super) use packer::{Outlet, Packer};
 
 /// How outputs are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

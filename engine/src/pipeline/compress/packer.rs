@@ -26,7 +26,7 @@ impl Outlet<'_> {
 }
 
 /// The end of one output that is being filled.
-pub(super) struct Packer {
+pub(in super::super) struct Packer {
     pool: BufferPool,
     output: Arc<Output>,
     offset: u64,
@@ -34,7 +34,7 @@ pub(super) struct Packer {
 }
 
 impl Packer {
-    pub(super) fn new(pool: BufferPool, output: Arc<Output>) -> Self {
+    pub(in super::super) fn new(pool: BufferPool, output: Arc<Output>) -> Self {
         Self { pool, output, offset: 0, buffer: None }
     }
 
@@ -58,7 +58,11 @@ impl Packer {
         if buffer.remaining() == 0 { self.send(false, outlet) } else { Ok(()) }
     }
 
-    pub(super) fn write(&mut self, mut bytes: &[u8], outlet: &mut Outlet<'_>) -> Result<(), Failure> {
+    pub(in super::super) fn write(
+        &mut self,
+        mut bytes: &[u8],
+        outlet: &mut Outlet<'_>,
+    ) -> Result<(), Failure> {
         while !bytes.is_empty() {
             let room = self.room(outlet)?;
             let count = room.len().min(bytes.len());
@@ -70,7 +74,7 @@ impl Packer {
     }
 
     /// Sends what is left, and with it the output's length.
-    pub(super) fn finish(&mut self, outlet: &mut Outlet<'_>) -> Result<(), Failure> {
+    pub(in super::super) fn finish(&mut self, outlet: &mut Outlet<'_>) -> Result<(), Failure> {
         self.send(true, outlet)
     }
 

@@ -1,0 +1,163 @@
+//! `pgstrata backup`: a backup into a repository. Options that pg_basebackup has keep their letters.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use clap::Args;
+use pgstrata_protocol::basebackup::{CompressionRequest, ManifestOptions};
+use pgstrata_protocol::manifest::ChecksumAlgorithm;
+
+use super::basebackup::{IoArg, parse_max_rate};
+use super::connection::ConnectionArgs;
+use super::message;
+use super::plain::plain;
+use super::progress::{human_bytes, print_json};
+use super::repository::{RepositoryArgs, cores};
+use super::run_basebackup::{Shown, with_password};
+use super::summary::summary;
+use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod};
+use crate::repository::{ClusterName, FrameCompression, RepositoryDestination};
+
+/// Take a backup of a running PostgreSQL server into a repository
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(super) struct BackupArgs {
+    #[command(flatten)]
+    repository: RepositoryArgs,
+    /// The cluster's name in the repository
+    #[arg(long, value_name = "NAME")]
+    cluster: ClusterName,
+    /// Where the data comes from
+    #[arg(long, value_name = "stream", default_value = "stream")]
+    source: String,
+    /// Compress with zstd:LEVEL, lz4 or none
+    #[arg(
+        short = 'Z',
+        long,
+        value_name = "METHOD[:LEVEL]",
+        default_value = "zstd:1",
+        allow_hyphen_values = true
+    )]
+    compress: String,
+    /// Maximum transfer rate to transfer data directory (in kB/s, or use suffix "k" or "M")
+    #[arg(short = 'r', long, value_name = "RATE")]
+    max_rate: Option<String>,
+    /// Set fast or spread (default) checkpointing
+    #[arg(short = 'c', long, value_name = "fast|spread", default_value = "spread", ignore_case = true)]
+    #[arg(value_parser = ["fast", "spread"])]
+    checkpoint: String,
+    /// Set backup label
+    #[arg(short = 'l', long, value_name = "LABEL", default_value = "pgstrata backup")]
+    label: String,
+    /// Show progress information
+    #[arg(short = 'P', long)]
+    progress: bool,
+    /// Output verbose messages
+    #[arg(short = 'v', long)]
+    verbose: bool,
+    /// Verify page checksums as they arrive
+    #[arg(long)]
+    check_pages: bool,
+
+    /// Disk back end
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Engine options")]
+    io: IoArg,
+    /// Memory for buffers, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u16).range(8..=16384), help_heading = "Engine options")]
+    buffers: u16,
+    /// Threads that verify, hash and compress
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Engine options")]
+    workers: Option<u16>,
+    /// Seconds of silence, but for the wait for its checkpoint, after which the server counts as lost (0 for never)
+    #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(..=31_536_000), help_heading = "Engine options")]
+    stall_timeout: u64,
+    /// Time between status packets sent to server (in seconds)
+    #[arg(short = 's', long, value_name = "INTERVAL", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=31_536_000), help_heading = "Connection options")]
+    status_interval: u64,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+
+    /// Show this help, then exit
+    #[arg(short = '?', long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+}
+
+impl BackupArgs {
+    fn resolve(&self) -> anyhow::Result<BaseBackupConfig> {
+        if self.source != "stream" {
+            bail!(
+                "source \"{}\" is not supported by this version of pgstrata, expected \"stream\"\n\
+                 HINT: leave --source out.",
+                self.source
+            );
+        }
+        let request = CompressionRequest::parse(&self.compress);
+        if request.side.is_some() {
+            bail!("invalid compression \"{}\", expected zstd:LEVEL, lz4 or none", self.compress);
+        }
+        let compression = FrameCompression::from_spec(request.specification()?.as_ref())
+            .map_err(|error| anyhow!("invalid compression \"{}\": {error}", self.compress))?;
+        let mut resources = Resources::for_cores(cores());
+        resources.io = self.io.mode();
+        resources.buffers = ((usize::from(self.buffers) << 20) / resources.buffer_size).max(16);
+        // A lane hashes and compresses here.
+        resources.workers = self.workers.map_or(cores().clamp(1, 16), usize::from);
+        let destination = RepositoryDestination {
+            repository: self.repository.open()?,
+            cluster: self.cluster.clone(),
+            compression,
+        };
+        Ok(BaseBackupConfig {
+            connection: self.connection.resolve(message::program_name())?,
+            destination: Destination::Repository(destination),
+            incremental: None,
+            compression: None,
+            wal: WalMethod::Stream(SlotChoice::Temporary),
+            label: self.label.clone(),
+            fast_checkpoint: self.checkpoint.eq_ignore_ascii_case("fast"),
+            max_rate_kb: self.max_rate.as_deref().map(parse_max_rate).transpose()?,
+            manifest: Some(ManifestOptions {
+                checksums: Some(ChecksumAlgorithm::Crc32c),
+                force_encode: false,
+            }),
+            server_verifies_pages: true,
+            check_pages: self.check_pages,
+            estimate_size: true,
+            write_recovery_settings: false,
+            sync: true,
+            sync_method: SyncMethod::Fsync,
+            clean: true,
+            status_interval: Duration::from_secs(self.status_interval),
+            stall_timeout: Duration::from_secs(self.stall_timeout),
+            resources,
+        })
+    }
+}
+
+/// Does what the arguments ask. Failures are told here, and once.
+pub(super) fn run(args: &BackupArgs) -> anyhow::Result<()> {
+    let json = args.repository.json;
+    let shown = Shown { json, progress: args.progress, verbose: args.verbose };
+    let outcome = args.resolve().and_then(|config| with_password(&args.connection, shown, config));
+    match &outcome {
+        Ok(report) if json => {
+            let mut event = serde_json::to_value(report)?;
+            event["event"] = "summary".into();
+            print_json(&event);
+        }
+        Ok(report) => {
+            let stored = report.stored.as_ref();
+            message::note(&format!(
+                "backup {} completed",
+                stored.map(|stored| &*stored.backup).unwrap_or_default()
+            ));
+            message::print(plain(&summary(report)).trim_end());
+            if let Some(stored) = stored {
+                let bytes = human_bytes(stored.bytes);
+                message::print(&format!("  stored       {bytes} in {} packs", stored.packs));
+            }
+        }
+        Err(error) => args.repository.tell_error(error),
+    }
+    outcome.map(drop)
+}

@@ -1,0 +1,208 @@
+//! Packing: what becomes of a lane's chunks on their way into a repository.
+//!
+//! A chunk is a frame: hashed, compressed, and appended to the pack that this lane fills; each lane fills one of its
+//! own, so none waits for another. Frames that the backup holds already are referred to instead. When a file's last
+//! bytes are placed, its record goes to the catalogue.
+//!
+//! Invariant: a file's frames begin at multiples of a block of it (the sink sees to that), so every extent does.
+
+use std::ffi::OsString;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+
+use super::chunk::{Chunk, Folder, Member, Output, Span};
+use super::compress::{Outlet, Packer};
+use super::feeder::send;
+use crate::buffer::BufferPool;
+use crate::failure::Failure;
+use crate::repository::{
+    BLOCK, Codec, ContainerBuilder, EXTENTS_MAX, Extent, FRAMES_MAX, FileRecord, FrameCompression,
+    FrameEncoder, FrameKind, ObjectKind, PackId, PackLedger, Placed, RepositoryId,
+};
+
+/// A pack of so many bytes is ended.
+const PACK_SIZE: u64 = 64 << 20;
+/// Packs are the cluster's data.
+const PACK_MODE: u32 = 0o600;
+
+/// How a pipeline packs.
+#[derive(Clone, Debug)]
+pub struct Packing {
+    /// What frames are compressed with.
+    pub compression: FrameCompression,
+    /// Whose packs these are.
+    pub repository: RepositoryId,
+    /// The folder they are written to.
+    pub folder: Arc<Folder>,
+    /// Their numbers, and what is in them.
+    pub packs: Arc<PackLedger>,
+    /// Where records of placed files go.
+    pub placed: Sender<Placed>,
+    /// Buffers for packed bytes; of the same size as the others.
+    pub buffers: usize,
+}
+
+/// A lane's end of packing.
+pub(super) struct FramePacker {
+    packing: Packing,
+    pool: BufferPool,
+    encoder: FrameEncoder,
+    open: Option<OpenPack>,
+    member: Option<OpenMember>,
+}
+
+struct OpenPack {
+    id: PackId,
+    builder: ContainerBuilder,
+    packer: Packer,
+}
+
+struct OpenMember {
+    member: Arc<Member>,
+    placed: u64,
+    map: Vec<Extent>,
+    /// The frame in which the last extent would go on, from its first byte.
+    continues: Option<(u32, u32)>,
+}
+
+/// A frame in its pack.
+#[derive(Clone, Copy)]
+struct Place {
+    pack: u32,
+    frame: u32,
+    length: usize,
+}
+
+impl std::fmt::Debug for FramePacker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FramePacker").field("packing", &self.packing).finish_non_exhaustive()
+    }
+}
+
+impl FramePacker {
+    pub(super) fn new(packing: Packing, pool: BufferPool) -> Result<Self, Failure> {
+        let encoder = FrameEncoder::new(packing.compression).map_err(|error| no_memory(&error))?;
+        Ok(Self { packing, pool, encoder, open: None, member: None })
+    }
+
+    /// Places a chunk, and the files within it.
+    pub(super) fn take(&mut self, chunk: Chunk, outlet: &mut Outlet<'_>) -> Result<(), Failure> {
+        let place = match chunk.data.as_ref().filter(|data| !data.is_empty()) {
+            Some(data) => Some(self.place(data, outlet)?),
+            None => None,
+        };
+        // The buffer is free for what arrives next.
+        drop(chunk.data);
+        for Span { member, range, ends } in chunk.spans {
+            let open = self.member.get_or_insert_with(|| OpenMember {
+                member: Arc::clone(&member),
+                placed: 0,
+                map: Vec::new(),
+                continues: None,
+            });
+            debug_assert!(Arc::ptr_eq(&open.member, &member), "members arrive one after the other");
+            if let Some(place) = place.filter(|_| !range.is_empty()) {
+                open.add(range, place)?;
+            }
+            if ends && let Some(done) = self.member.take() {
+                send(&self.packing.placed, done.into_placed(), outlet.clock)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the pack that is being filled.
+    pub(super) fn finish(&mut self, outlet: &mut Outlet<'_>) -> Result<(), Failure> {
+        let Some(OpenPack { id, builder, mut packer }) = self.open.take() else { return Ok(()) };
+        let (end, built) = builder.finish();
+        packer.write(&end, outlet)?;
+        packer.finish(outlet)?;
+        self.packing.packs.end(id, &built);
+        Ok(())
+    }
+
+    fn place(&mut self, plain: &[u8], outlet: &mut Outlet<'_>) -> Result<Place, Failure> {
+        let length = plain.len();
+        let hash = *blake3::hash(plain).as_bytes();
+        // Shared frames break a map into more extents, of which it has only so many.
+        let may_share = self.member.as_ref().is_none_or(|open| open.map.len() < EXTENTS_MAX / 4);
+        if let Some((pack, frame)) = self.packing.packs.find(&hash).filter(|_| may_share) {
+            return Ok(Place { pack, frame, length });
+        }
+        if self.open.as_ref().is_some_and(OpenPack::is_full) {
+            self.finish(outlet)?;
+        }
+        let (codec, stored): (Codec, &[u8]) =
+            self.encoder.encode(plain).map_err(|error| no_memory(&error))?;
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => none.insert(OpenPack::begin(&self.packing, &self.pool, outlet)?),
+        };
+        let frame = open.builder.push(FrameKind::Data, codec, length, stored.len(), hash);
+        open.packer.write(stored, outlet)?;
+        let pack = open.id.number;
+        self.packing.packs.remember(hash, pack, frame);
+        Ok(Place { pack, frame, length })
+    }
+}
+
+impl OpenPack {
+    fn begin(packing: &Packing, pool: &BufferPool, outlet: &mut Outlet<'_>) -> Result<Self, Failure> {
+        let id = packing.packs.begin();
+        let number = u64::from(id.number);
+        let writer = usize::try_from(number).unwrap_or(0) % outlet.writers.len().max(1);
+        let output = Output {
+            number,
+            folder: Arc::clone(&packing.folder),
+            name: OsString::from(id.to_string()),
+            mode: PACK_MODE,
+            size: None,
+            writer: Some(writer),
+        };
+        let builder = ContainerBuilder::new(ObjectKind::Pack, &packing.repository);
+        let mut packer = Packer::new(pool.clone(), Arc::new(output));
+        packer.write(builder.prologue(), outlet)?;
+        Ok(Self { id, builder, packer })
+    }
+
+    fn is_full(&self) -> bool {
+        self.builder.position() >= PACK_SIZE || self.builder.frames() >= FRAMES_MAX
+    }
+}
+
+impl OpenMember {
+    fn add(&mut self, range: Range<usize>, place: Place) -> Result<(), Failure> {
+        let Place { pack, frame, length } = place;
+        let path = || self.member.display_path().display();
+        let number = |number: u64| {
+            let too_large = || Failure::Target(format!("\"{}\" is too large for a repository", path()));
+            u32::try_from(number).map_err(|_| too_large())
+        };
+        assert!(self.placed.is_multiple_of(BLOCK), "the sink cuts files at blocks only");
+        let block = number(self.placed / BLOCK)?;
+        let count = number((range.len() as u64).div_ceil(BLOCK))?;
+        let goes_on = range.start == 0 && self.continues == Some((pack, frame));
+        let offset = number(range.start as u64)?;
+        self.placed += range.len() as u64;
+        self.continues = (range.end == length).then_some((pack, frame + 1));
+        match self.map.last_mut().filter(|_| goes_on) {
+            Some(last) => last.count += count,
+            None => self.map.push(Extent { block, count, pack, frame, offset }),
+        }
+        Ok(())
+    }
+
+    fn into_placed(self) -> Placed {
+        let Member { sequence, path, size, mode, modified } = &*self.member;
+        let (path, mode, size, modified) = (path.clone(), *mode, *size, *modified);
+        Placed { sequence: *sequence, file: FileRecord { path, mode, size, modified, map: self.map } }
+    }
+}
+
+fn no_memory(error: &std::io::Error) -> Failure {
+    Failure::Target(format!(
+        "could not compress: {error}\nHINT: a lower compression level needs less memory."
+    ))
+}

@@ -1,0 +1,247 @@
+//! Verification of a repository: every frame of every manifest and pack read, unpacked, and compared with its hash.
+//!
+//! Goes on after what it finds, so that all of it is named. Memory grows by 16 bytes for each pack, and by nothing else.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use serde::Serialize;
+
+use super::codec::FrameDecoder;
+use super::error::RepositoryError;
+use super::manifest::Manifest;
+use super::names::{BackupId, ClusterName};
+use super::open_packs::OpenPacks;
+use super::place::{BackupChoice, Repository};
+use super::records::{Extent, FileRecord};
+use crate::failure::Failure;
+use crate::stop::Stop;
+
+/// Frames of one pack that one worker reads at a time.
+const JOB: u32 = 64;
+/// Of more problems than this only the number is kept.
+const KEPT: usize = 100;
+
+/// What to verify.
+#[derive(Clone, Debug)]
+pub struct CheckConfig {
+    /// The repository.
+    pub repository: Repository,
+    /// One cluster; all of them unless said.
+    pub cluster: Option<ClusterName>,
+    /// Threads that read.
+    pub workers: usize,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CheckReport {
+    /// Backups whose manifests are whole.
+    pub backups: u64,
+    /// Packs that they refer to.
+    pub packs: u64,
+    /// Frames read in them.
+    pub frames: u64,
+    /// Their bytes as stored.
+    pub stored_bytes: u64,
+    /// Their bytes unpacked.
+    pub bytes: u64,
+    /// How much is wrong.
+    pub problem_count: u64,
+    /// The first of it, in words.
+    pub problems: Vec<String>,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+struct Job {
+    manifest: Arc<Manifest>,
+    pack: u32,
+    frames: std::ops::Range<u32>,
+}
+
+#[derive(Default)]
+struct Found {
+    frames: AtomicU64,
+    stored: AtomicU64,
+    bytes: AtomicU64,
+    problems: Mutex<(u64, Vec<String>)>,
+}
+
+impl Found {
+    /// Notes a problem. A run that is stopped is none.
+    fn problem(&self, failure: &Failure) {
+        if matches!(failure, Failure::Stopped) {
+            return;
+        }
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.0 += 1;
+        let text = failure.to_string();
+        let text = text.split("\nHINT:").next().unwrap_or_default().to_owned();
+        if problems.1.len() < KEPT {
+            problems.1.push(text);
+        }
+    }
+}
+
+/// Verifies. What is wrong with the repository is in the report.
+///
+/// # Errors
+/// Where the repository cannot be listed, or the run was stopped.
+pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, Failure> {
+    let began = Instant::now();
+    let found = Found::default();
+    let mut report = CheckReport::default();
+    let clusters = match &config.cluster {
+        Some(cluster) => vec![cluster.clone()],
+        None => config.repository.clusters()?,
+    };
+    let (jobs, waiting) = bounded(config.workers * 2);
+    thread::scope(|scope| {
+        for _ in 0..config.workers {
+            let (waiting, found, stop) = (waiting.clone(), &found, stop.clone());
+            scope.spawn(move || {
+                let _told = stop.tell_of_panics("a verifying thread");
+                work(&waiting, found, &stop);
+            });
+        }
+        drop(waiting);
+        let jobs = jobs;
+        for cluster in &clusters {
+            let backups = config.repository.backups(cluster)?;
+            if backups.is_empty() && config.cluster.is_some() {
+                let what = format!("cluster \"{cluster}\" has no backup");
+                let hint = "see `pgstrata list` for the clusters and backups that there are.";
+                let address = config.repository.store().address();
+                return Err(RepositoryError::new(address, what, hint).into());
+            }
+            let mut seen = HashSet::new();
+            for backup in backups {
+                if stop.is_thrown() {
+                    return Err(Failure::Stopped);
+                }
+                match check_backup(config, cluster, backup, &mut seen, &jobs, &found, stop) {
+                    Ok(()) => report.backups += 1,
+                    Err(failure) => found.problem(&failure),
+                }
+            }
+            report.packs += seen.len() as u64;
+        }
+        Ok(())
+    })
+    .map_err(|failure: Failure| stop.take_reason().unwrap_or(failure))?;
+    if stop.is_thrown() {
+        return Err(stop.take_reason().unwrap_or(Failure::Stopped));
+    }
+    report.frames = found.frames.into_inner();
+    report.stored_bytes = found.stored.into_inner();
+    report.bytes = found.bytes.into_inner();
+    (report.problem_count, report.problems) =
+        found.problems.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.seconds = began.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// Reads a manifest whole, follows every map, and deals out the packs that nobody has read yet.
+fn check_backup(
+    config: &CheckConfig,
+    cluster: &ClusterName,
+    backup: BackupId,
+    seen: &mut HashSet<super::names::PackId>,
+    jobs: &Sender<Job>,
+    found: &Found,
+    stop: &Stop<Failure>,
+) -> Result<(), Failure> {
+    let manifest = Arc::new(config.repository.backup(cluster, BackupChoice::Id(backup))?);
+    let mut packs = OpenPacks::of(&manifest);
+    let mut bad = HashSet::new();
+    for index in (0u32..).take(manifest.packs.len()) {
+        let record = &manifest.packs[index as usize];
+        if let Err(failure) = packs.get(index) {
+            bad.insert(index);
+            found.problem(&failure);
+            continue;
+        }
+        if !seen.insert(record.id) {
+            continue;
+        }
+        for first in (0..record.frames).step_by(JOB as usize) {
+            let frames = first..record.frames.min(first + JOB);
+            let job = Job { manifest: Arc::clone(&manifest), pack: index, frames };
+            if stop.is_thrown() || jobs.send(job).is_err() {
+                return Err(Failure::Stopped);
+            }
+        }
+    }
+    manifest.each_folder(|_| Ok(()))?;
+    manifest.each_file(|file| {
+        for extent in file.map.iter().filter(|extent| !bad.contains(&extent.pack)) {
+            check_extent(&manifest, &mut packs, &file, extent)?;
+        }
+        Ok(())
+    })
+}
+
+/// The frames that an extent names are there and hold as much as it says.
+fn check_extent(
+    manifest: &Manifest,
+    packs: &mut OpenPacks,
+    file: &FileRecord,
+    extent: &Extent,
+) -> Result<(), Failure> {
+    let pack = packs.get(extent.pack)?;
+    let frames = pack.frames().get(extent.frame as usize..).unwrap_or_default();
+    let needed = u64::from(extent.offset) + extent.length(file.size);
+    let mut there = 0;
+    for frame in frames {
+        there += u64::from(frame.plain);
+        if there >= needed {
+            return Ok(());
+        }
+    }
+    let what = format!(
+        "\"{}\" is mapped to {needed} bytes from frame {} of {} on, which has {there}",
+        file.path.escape_ascii(),
+        extent.frame,
+        pack.name()
+    );
+    Err(RepositoryError::damaged(manifest.object().name(), what).into())
+}
+
+fn work(jobs: &Receiver<Job>, found: &Found, stop: &Stop<Failure>) {
+    let mut decoder = match FrameDecoder::new() {
+        Ok(decoder) => decoder,
+        Err(error) => return stop.throw(Failure::Target(error.to_string())),
+    };
+    let (mut stored, mut open) = (Vec::new(), None::<(Arc<Manifest>, OpenPacks)>);
+    for Job { manifest, pack, frames } in jobs {
+        if stop.is_thrown() {
+            continue;
+        }
+        if !open.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, &manifest)) {
+            open = Some((Arc::clone(&manifest), OpenPacks::of(&manifest)));
+        }
+        let Some((_, packs)) = &mut open else { continue };
+        let pack = match packs.get(pack) {
+            Ok(pack) => pack,
+            Err(failure) => {
+                found.problem(&failure);
+                continue;
+            }
+        };
+        for number in frames {
+            match pack.frame(number, &mut stored, &mut decoder) {
+                Ok(plain) => {
+                    found.frames.fetch_add(1, Ordering::Relaxed);
+                    found.bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
+                    found.stored.fetch_add(stored.len() as u64, Ordering::Relaxed);
+                }
+                Err(failure) => found.problem(&failure),
+            }
+        }
+    }
+}

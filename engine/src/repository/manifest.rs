@@ -1,0 +1,211 @@
+//! A backup's manifest: its summary and its packs at once, its files as a stream.
+
+use std::sync::Arc;
+
+use super::codec::FrameDecoder;
+use super::container::{Built, FrameKind, ObjectKind, RepositoryId};
+use super::error::RepositoryError;
+use super::names::{BackupId, ClusterName};
+use super::object_reader::ObjectReader;
+use super::object_writer::ObjectWriter;
+use super::place::{Repository, read_summary};
+use super::records::{BadRecord, FileRecord, FolderRecord, PackRecord};
+use super::store::Store;
+use super::summary::BackupSummary;
+use crate::failure::Failure;
+
+/// Plain bytes of a frame of records, about.
+const FRAME: usize = 256 << 10;
+
+/// An open manifest.
+#[derive(Debug)]
+pub struct Manifest {
+    object: ObjectReader,
+    /// What the backup is.
+    pub summary: BackupSummary,
+    /// The packs that maps count from.
+    pub packs: Vec<PackRecord>,
+    store: Arc<dyn Store>,
+    repository: RepositoryId,
+    cluster: ClusterName,
+}
+
+impl Manifest {
+    pub(super) fn open(
+        repository: &Repository,
+        cluster: &ClusterName,
+        id: BackupId,
+    ) -> Result<Option<Self>, Failure> {
+        let (store, name) = (repository.store(), cluster.manifest(id));
+        let own = repository.id();
+        let Some(object) = ObjectReader::open(&**store, &name, ObjectKind::Manifest, Some(&own))? else {
+            return Ok(None);
+        };
+        let summary: BackupSummary = read_summary(&object)?;
+        if (summary.cluster.as_str(), &summary.backup) != (cluster.as_str(), &id.to_string()) {
+            let what = format!("it is backup {} of cluster \"{}\"", summary.backup, summary.cluster);
+            return Err(RepositoryError::damaged(&name, what).into());
+        }
+        let mut packs = Vec::new();
+        each_record(&object, FrameKind::Packs, PackRecord::decode, |pack| {
+            packs.push(pack);
+            Ok(())
+        })?;
+        let store = Arc::clone(store);
+        Ok(Some(Self { object, summary, packs, store, repository: own, cluster: cluster.clone() }))
+    }
+
+    /// The object.
+    #[must_use]
+    pub fn object(&self) -> &ObjectReader {
+        &self.object
+    }
+
+    /// Hands out every folder.
+    ///
+    /// # Errors
+    /// Where the manifest is damaged, or what `visit` failed with.
+    pub fn each_folder(&self, visit: impl FnMut(FolderRecord) -> Result<(), Failure>) -> Result<(), Failure> {
+        each_record(&self.object, FrameKind::Folders, FolderRecord::decode, visit)
+    }
+
+    /// Hands out every file, as they arrived.
+    ///
+    /// # Errors
+    /// As [`Self::each_folder`].
+    pub fn each_file(&self, mut visit: impl FnMut(FileRecord) -> Result<(), Failure>) -> Result<(), Failure> {
+        let mut files = 0;
+        each_record(&self.object, FrameKind::Files, FileRecord::decode, |file| {
+            files += 1;
+            visit(file)
+        })?;
+        if files == self.summary.files {
+            return Ok(());
+        }
+        let what = format!("it lists {files} files, expected {} by its summary", self.summary.files);
+        Err(RepositoryError::damaged(self.object.name(), what).into())
+    }
+
+    /// A pack's name in the store.
+    #[must_use]
+    pub fn pack_name(&self, pack: &PackRecord) -> String {
+        self.cluster.pack(pack.id)
+    }
+
+    /// Opens a pack of the table and compares it with what the table says.
+    ///
+    /// # Errors
+    /// Where it is missing or another.
+    pub fn open_pack(&self, index: u32) -> Result<ObjectReader, Failure> {
+        let Some(pack) = self.packs.get(index as usize) else {
+            let what = format!("a map names pack {index} of {}", self.packs.len());
+            return Err(RepositoryError::damaged(self.object.name(), what).into());
+        };
+        let name = self.pack_name(pack);
+        let object = ObjectReader::open(&*self.store, &name, ObjectKind::Pack, Some(&self.repository))?;
+        let Some(object) = object else {
+            return Err(RepositoryError::damaged(name, "it is missing").into());
+        };
+        let found = (object.length(), object.frames().len(), object.checksum());
+        if found != (pack.length, pack.frames as usize, pack.checksum) {
+            let what = format!(
+                "found {} bytes in {} frames, which are not the {} bytes in {} frames that {} was made with",
+                found.0,
+                found.1,
+                pack.length,
+                pack.frames,
+                self.object.name()
+            );
+            return Err(RepositoryError::damaged(name, what).into());
+        }
+        Ok(object)
+    }
+}
+
+fn each_record<T>(
+    object: &ObjectReader,
+    kind: FrameKind,
+    decode: impl Fn(&mut &[u8]) -> Result<Option<T>, BadRecord>,
+    mut visit: impl FnMut(T) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut decoder = FrameDecoder::new().map_err(|error| Failure::Target(error.to_string()))?;
+    let mut stored = Vec::new();
+    for number in object.of_kind(kind) {
+        let mut bytes = object.frame(number, &mut stored, &mut decoder)?;
+        let bad =
+            |error: BadRecord| RepositoryError::damaged(object.name(), format!("frame {number}: {error}"));
+        while let Some(record) = decode(&mut bytes).map_err(bad)? {
+            visit(record)?;
+        }
+    }
+    Ok(())
+}
+
+/// A manifest being written.
+pub(super) struct ManifestWriter {
+    object: ObjectWriter,
+    records: Vec<u8>,
+}
+
+impl ManifestWriter {
+    pub(super) fn begin(repository: &Repository) -> Result<Self, Failure> {
+        let object = ObjectWriter::begin(&**repository.store(), ObjectKind::Manifest, &repository.id())?;
+        Ok(Self { object, records: Vec::new() })
+    }
+
+    /// Appends a file. Records do not go over the end of a frame.
+    pub(super) fn file(&mut self, file: &FileRecord) -> Result<(), Failure> {
+        let begin = self.records.len();
+        file.encode(&mut self.records).map_err(refused)?;
+        if self.records.len() < FRAME {
+            return Ok(());
+        }
+        let last = self.records.split_off(begin);
+        self.end_frame(FrameKind::Files)?;
+        self.records = last;
+        Ok(())
+    }
+
+    fn end_frame(&mut self, kind: FrameKind) -> Result<(), Failure> {
+        self.object.frame(kind, &self.records)?;
+        self.records.clear();
+        Ok(())
+    }
+
+    /// Appends what is known at the end, and publishes it: the backup exists from here on. `None` where the name is
+    /// taken.
+    pub(super) fn commit(
+        mut self,
+        folders: &[FolderRecord],
+        packs: &[PackRecord],
+        summary: &BackupSummary,
+        name: &str,
+    ) -> Result<Option<Built>, Failure> {
+        self.end_frame(FrameKind::Files)?;
+        for folder in folders {
+            folder.encode(&mut self.records).map_err(refused)?;
+            if self.records.len() >= FRAME {
+                self.end_frame(FrameKind::Folders)?;
+            }
+        }
+        self.end_frame(FrameKind::Folders)?;
+        for pack in packs {
+            pack.encode(&mut self.records);
+            if self.records.len() >= FRAME {
+                self.end_frame(FrameKind::Packs)?;
+            }
+        }
+        self.end_frame(FrameKind::Packs)?;
+        self.object.frame(FrameKind::Summary, &serde_json::to_vec(summary).expect("a summary is JSON"))?;
+        self.object.publish(name)
+    }
+}
+
+fn refused(error: BadRecord) -> Failure {
+    RepositoryError::new(
+        "manifest",
+        error,
+        "this backup cannot be kept in a repository; tell the makers of pgstrata.",
+    )
+    .into()
+}

@@ -1,0 +1,56 @@
+//! The repository: backups as whole, immutable objects, on a local file system.
+//!
+//! docs/repository-format.md has the bytes. From the bottom up: `container` is the frame of every object and `codec` its
+//! frames, `records` what manifests list, all of these without I/O; `store` is the seam to a place, `local` the one place
+//! there is; `manifest` and `place` put them together; `writing` is a backup under way.
+//!
+//! Invariants: nothing is rewritten or appended to; a backup exists from the moment its manifest is published by
+//! create-if-absent, after every pack it refers to is durable; bytes that are read are compared with their hashes.
+
+mod catalogue;
+mod check;
+mod codec;
+mod container;
+mod error;
+mod local;
+mod manifest;
+mod names;
+mod object_reader;
+mod object_writer;
+mod open_packs;
+mod pack_ledger;
+mod place;
+mod records;
+mod store;
+mod summary;
+mod writing;
+
+pub use catalogue::Placed;
+pub use check::{CheckConfig, CheckReport, check};
+pub use codec::{FrameCompression, FrameDecoder, FrameEncoder};
+pub use container::{
+    Built, Codec, ContainerBuilder, FRAMES_MAX, Frame, FrameKind, Hash, ObjectKind, PLAIN_MAX, RepositoryId,
+};
+pub use error::RepositoryError;
+pub use local::LocalStore;
+pub use manifest::Manifest;
+pub use names::{BackupId, ClusterName, InvalidName, PackId};
+pub use object_reader::ObjectReader;
+pub use open_packs::OpenPacks;
+pub use pack_ledger::PackLedger;
+pub use place::{BackupChoice, Repository, parse_address};
+pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
+pub use store::{NewObject, Object, Store};
+pub use summary::{BackupSummary, HeadSummary, KeySlot, TablespaceSummary};
+pub(crate) use writing::{BackupFacts, RepositoryWriting};
+pub use writing::{RepositoryDestination, StoredBackup};
+
+use crate::failure::Failure;
+
+/// Bytes that nobody can foresee.
+fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| Failure::Target("the system has no random numbers".into()))?;
+    Ok(bytes)
+}

@@ -1,0 +1,234 @@
+//! A repository: made, opened, asked for its clusters and backups.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::codec::FrameDecoder;
+use super::container::{FrameKind, ObjectKind, RepositoryId};
+use super::error::RepositoryError;
+use super::local::LocalStore;
+use super::manifest::Manifest;
+use super::names::{BackupId, CLUSTERS, ClusterName, HEAD, MANIFEST_SUFFIX};
+use super::object_reader::ObjectReader;
+use super::object_writer::ObjectWriter;
+use super::store::Store;
+use super::summary::{HeadSummary, parse};
+use crate::failure::Failure;
+
+/// An open repository.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    store: Arc<dyn Store>,
+    id: RepositoryId,
+}
+
+/// Which backup is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupChoice {
+    /// The last that was begun.
+    Latest,
+    /// This one.
+    Id(BackupId),
+}
+
+impl std::str::FromStr for BackupChoice {
+    type Err = super::names::InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "latest" { Ok(Self::Latest) } else { text.parse().map(Self::Id) }
+    }
+}
+
+/// Where a repository is, as the operator names it: a folder, or `file:` and one.
+///
+/// # Errors
+/// For a place that this version cannot use, in words.
+pub fn parse_address(text: &str) -> Result<LocalStore, String> {
+    let path = match text.split_once(':') {
+        Some(("file", path)) => match path.strip_prefix("//") {
+            // `file:///path`, and nothing on other hosts.
+            Some(path) if !path.starts_with('/') => {
+                return Err(format!(
+                    "repository \"{text}\" names a host\nHINT: write file:///path for a folder here."
+                ));
+            }
+            Some(path) => path,
+            None => path,
+        },
+        Some((scheme @ ("s3" | "az" | "gs" | "http" | "https"), _)) => {
+            return Err(format!(
+                "repositories at \"{scheme}:\" are not supported by this version of pgstrata\n\
+                 HINT: name a folder, or file: and a folder."
+            ));
+        }
+        _ => text,
+    };
+    if path.is_empty() {
+        return Err("the repository has no name\nHINT: name a folder, or file: and a folder.".into());
+    }
+    let path = std::path::absolute(PathBuf::from(path))
+        .map_err(|error| format!("repository \"{text}\": {error}"))?;
+    Ok(LocalStore::new(path))
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+impl Repository {
+    /// Makes a repository. One that is there already is left alone and refused.
+    ///
+    /// # Errors
+    /// Where the place cannot be written to, or has something in it.
+    pub fn init(store: Arc<dyn Store>) -> Result<Self, Failure> {
+        let taken = |what: &str| {
+            let hint = "name an empty folder or one that does not exist; nothing was changed.";
+            Failure::from(RepositoryError::new(store.address(), what, hint))
+        };
+        // What an init that was killed has left is no reason to refuse.
+        match store.list("")?.iter().find(|name| *name != "staging") {
+            Some(name) if name == HEAD => return Err(taken("there is a repository already")),
+            Some(_) => return Err(taken("the folder is not empty, expected none or an empty one")),
+            None => {}
+        }
+        let id: RepositoryId = super::random()?;
+        let mut head = ObjectWriter::begin(&*store, ObjectKind::Head, &id)?;
+        let program = env!("CARGO_PKG_VERSION").to_owned();
+        let summary = HeadSummary { created: now(), program, key_slots: Vec::new() };
+        head.frame(FrameKind::Summary, &serde_json::to_vec(&summary).expect("a summary is JSON"))?;
+        if head.publish(HEAD)?.is_none() {
+            return Err(taken("another process has just made a repository there"));
+        }
+        Ok(Self { store, id })
+    }
+
+    /// Opens a repository.
+    ///
+    /// # Errors
+    /// Where there is none, or none that this version knows.
+    pub fn open(store: Arc<dyn Store>) -> Result<Self, Failure> {
+        let Some(head) = ObjectReader::open(&*store, HEAD, ObjectKind::Head, None)? else {
+            let hint = "check the name, or make a repository with `pgstrata init`.";
+            return Err(RepositoryError::new(store.address(), "there is no repository", hint).into());
+        };
+        let summary: HeadSummary = read_summary(&head)?;
+        if !summary.key_slots.is_empty() {
+            let what = "it has encryption keys, and this version knows no encryption";
+            return Err(RepositoryError::unknown(HEAD, what).into());
+        }
+        Ok(Self { store, id: head.repository() })
+    }
+
+    /// Where its objects are.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Its identity.
+    #[must_use]
+    pub fn id(&self) -> RepositoryId {
+        self.id
+    }
+
+    /// Its clusters, by name.
+    ///
+    /// # Errors
+    /// Where they cannot be listed.
+    pub fn clusters(&self) -> Result<Vec<ClusterName>, Failure> {
+        Ok(self.store.list(CLUSTERS)?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// A cluster's backups, the oldest first.
+    ///
+    /// # Errors
+    /// Where they cannot be listed.
+    pub fn backups(&self, cluster: &ClusterName) -> Result<Vec<BackupId>, Failure> {
+        let names = self.store.list(&cluster.backups())?;
+        let mut backups: Vec<BackupId> =
+            names.iter().filter_map(|name| name.strip_suffix(MANIFEST_SUFFIX)?.parse().ok()).collect();
+        backups.sort_unstable();
+        Ok(backups)
+    }
+
+    /// Opens a backup.
+    ///
+    /// # Errors
+    /// Where there is no such backup, or its manifest is damaged.
+    pub fn backup(&self, cluster: &ClusterName, choice: BackupChoice) -> Result<Manifest, Failure> {
+        let missing = |what: String| {
+            let hint = "see `pgstrata list` for the clusters and backups that there are.";
+            Failure::from(RepositoryError::new(self.store.address(), what, hint))
+        };
+        let id = match choice {
+            BackupChoice::Id(id) => id,
+            BackupChoice::Latest => {
+                let last = self.backups(cluster)?.pop();
+                last.ok_or_else(|| missing(format!("cluster \"{cluster}\" has no backup")))?
+            }
+        };
+        let opened = Manifest::open(self, cluster, id)?;
+        opened.ok_or_else(|| missing(format!("cluster \"{cluster}\" has no backup {id}")))
+    }
+
+    /// A new id for a backup of a cluster, later than all there are.
+    pub(super) fn next_backup(&self, cluster: &ClusterName) -> Result<BackupId, Failure> {
+        let last = self.backups(cluster)?.pop();
+        // A clock that went back must not make an older backup the latest.
+        let seconds = last.map_or(0, |last| last.seconds.saturating_add(1)).max(now());
+        Ok(BackupId { seconds, random: u32::from_le_bytes(super::random()?) })
+    }
+}
+
+/// Reads the frame that says what an object is about.
+pub(super) fn read_summary<T: serde::de::DeserializeOwned>(object: &ObjectReader) -> Result<T, Failure> {
+    let number = object.of_kind(FrameKind::Summary).last();
+    let number = number.ok_or_else(|| RepositoryError::damaged(object.name(), "it has no summary"))?;
+    let mut decoder = FrameDecoder::new().map_err(|error| Failure::Target(error.to_string()))?;
+    let bytes = object.frame(number, &mut Vec::new(), &mut decoder)?;
+    Ok(parse(bytes, object.name())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for (text, path) in [("/r", "/r"), ("file:/r", "/r"), ("file:///r", "/r"), ("/a:b", "/a:b")] {
+            assert_eq!(parse_address(text).expect(text).root(), std::path::Path::new(path));
+        }
+        assert!(parse_address("r").expect("relative").root().is_absolute());
+        for (text, expected) in [
+            ("s3://b/p", "\"s3:\" are not supported"),
+            ("az:x", "az"),
+            ("", "no name"),
+            ("file:", "no name"),
+            ("file://host/x", "host"),
+        ] {
+            let refused = parse_address(text).expect_err(text);
+            assert!(refused.contains(expected) && refused.contains("HINT:"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn made_once_and_opened() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let store = || -> Arc<dyn Store> { Arc::new(LocalStore::new(scratch.path().join("r"))) };
+        let refused = Repository::open(store()).expect_err("none there").to_string();
+        assert!(refused.contains("there is no repository") && refused.contains("HINT:"), "{refused}");
+        let made = Repository::init(store()).expect("made");
+        assert_eq!(Repository::open(store()).expect("opened").id(), made.id());
+        let refused = Repository::init(store()).expect_err("twice").to_string();
+        assert!(refused.contains("repository already"), "{refused}");
+        std::fs::write(scratch.path().join("x"), b"x").expect("written");
+        let other: Arc<dyn Store> = Arc::new(LocalStore::new(scratch.path()));
+        let refused = Repository::init(other).expect_err("in use").to_string();
+        assert!(refused.contains("not empty"), "{refused}");
+        let cluster: ClusterName = "main".parse().expect("valid");
+        let refused = made.backup(&cluster, BackupChoice::Latest).expect_err("none").to_string();
+        assert!(refused.contains("has no backup"), "{refused}");
+    }
+}

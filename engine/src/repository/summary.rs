@@ -1,0 +1,155 @@
+//! What an object says of itself: a JSON object in a frame of its own.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::RepositoryError;
+
+/// A repository's head.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadSummary {
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The program's version that made it.
+    pub program: String,
+    /// Wrapped data keys, one for each that may open the repository. Empty where nothing is encrypted.
+    pub key_slots: Vec<KeySlot>,
+}
+
+/// A data key as one recipient can unwrap it. None is written by this version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeySlot {
+    /// How the key is wrapped.
+    pub method: String,
+    /// The wrapped key, in hex.
+    pub wrapped: String,
+}
+
+/// A backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupSummary {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The backup's id.
+    pub backup: String,
+    /// The backup whose blocks this one was laid over, for the record: a restore does not need it.
+    pub parent: Option<String>,
+    /// The program's version that made it.
+    pub program: String,
+    /// `stream`.
+    pub source: String,
+    /// The server's version, in words.
+    pub server_version: String,
+    /// The cluster's system identifier.
+    pub system_identifier: u64,
+    /// Bytes of a WAL segment.
+    pub wal_segment_size: u64,
+    /// Where recovery must begin: `X/X`.
+    pub start_lsn: String,
+    /// The timeline there.
+    pub start_timeline: u32,
+    /// Where the backup is consistent.
+    pub end_lsn: String,
+    /// The timeline there.
+    pub end_timeline: u32,
+    /// `backup_label`'s label.
+    pub label: String,
+    /// Seconds since 1970 when it was begun.
+    pub started: u64,
+    /// Seconds since 1970 when it was committed.
+    pub ended: u64,
+    /// What frames are compressed with.
+    pub compression: String,
+    /// Permission bits of the data directory.
+    pub folder_mode: u32,
+    /// Files, WAL and the server's manifest included.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of WAL among these.
+    pub wal_bytes: u64,
+    /// Bytes of packs that this backup wrote.
+    pub stored_bytes: u64,
+    /// Tablespaces.
+    pub tablespaces: Vec<TablespaceSummary>,
+}
+
+/// A tablespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TablespaceSummary {
+    /// Its OID.
+    pub oid: u32,
+    /// Where it lay on the server; relative where it lies in the data directory.
+    #[serde(with = "location")]
+    pub location: Vec<u8>,
+}
+
+/// Reads a summary.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn parse<'b, T: Deserialize<'b>>(bytes: &'b [u8], object: &str) -> Result<T, RepositoryError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| RepositoryError::damaged(object, format!("its summary cannot be read: {error}")))
+}
+
+/// A path that need not be UTF-8: bytes outside of printable ASCII, and `\`, as `\xHH`.
+mod location {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        use std::fmt::Write;
+        let mut text = String::with_capacity(path.len());
+        for byte in path {
+            match byte {
+                b'\\' => text.push_str("\\x5c"),
+                0x20..=0x7e => text.push(char::from(*byte)),
+                // Writing to a String cannot fail.
+                _ => drop(write!(text, "\\x{byte:02x}")),
+            }
+        }
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let (mut path, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+        while let Some((first, behind)) = rest.split_first() {
+            rest = behind;
+            if *first != b'\\' {
+                path.push(*first);
+                continue;
+            }
+            let hex = rest.strip_prefix(b"x").and_then(|hex| hex.split_at_checked(2));
+            let byte = hex.and_then(|(hex, _)| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+            path.push(byte.ok_or_else(|| D::Error::custom("a path with a broken escape"))?);
+            rest = &rest[3..];
+        }
+        Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_location_comes_back() {
+        for location in [&b"/srv/ts"[..], b"/a\\b\n\xff\x00=\"", b"pg_tblspc/16384", b""] {
+            let tablespace = TablespaceSummary { oid: 1, location: location.to_vec() };
+            let text = serde_json::to_vec(&tablespace).expect("serialized");
+            assert_eq!(parse::<TablespaceSummary>(&text, "x"), Ok(tablespace));
+        }
+        for broken in [
+            r#"{"oid":1,"location":"\\"}"#,
+            r#"{"oid":1,"location":"\\x5"}"#,
+            r#"{"oid":1,"location":"\\y00"}"#,
+        ] {
+            assert!(parse::<TablespaceSummary>(broken.as_bytes(), "x").is_err(), "{broken}");
+        }
+    }
+}
