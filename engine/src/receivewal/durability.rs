@@ -128,6 +128,8 @@ impl Worker {
             if let Err(failure) = self.perform(job) {
                 *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
                 self.alarm.ring();
+                // What waits behind it is given up at once: whoever waits for the end of that must not wait for ever.
+                queue.iter().for_each(drop);
                 return;
             }
         }
@@ -191,5 +193,33 @@ impl Worker {
     fn reached(&self, end: Lsn) {
         self.shared.flushed.fetch_max(end.0, Ordering::AcqRel);
         self.alarm.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    #[test]
+    fn whoever_waits_behind_a_failed_sync_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let alarm = Alarm::new().unwrap();
+        let durability = Durability::start(folder, true, Lsn(7), alarm).unwrap();
+        // A pipe cannot be synced.
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let file = Arc::new(File::from(OwnedFd::from(writer)));
+        for _ in 0..2 {
+            let (file, name) = (Arc::clone(&file), "segment.partial".to_owned());
+            // The second may find the failure already.
+            let _ = durability.send(Job::Sync { file, name, rename: None, upto: Lsn(9) });
+        }
+        // The failure is told once; after that nothing is done any more.
+        for _ in 0..2 {
+            assert!(durability.drain().is_err());
+        }
+        assert_eq!(durability.flushed(), Lsn(7));
     }
 }

@@ -491,3 +491,15 @@ proptest! {
         prop_assert!(checker.verified() <= Lsn(log.records[0].1.max(log.at())));
     }
 }
+
+#[test]
+fn pages_that_no_server_has_are_refused() {
+    for size in [0, 16, 32, 512, 1 << 17] {
+        let mut log = Log::new(8192);
+        log.bytes[36..40].copy_from_slice(&u32::to_le_bytes(size));
+        // Even where the server says the same of itself.
+        let origin = WalOrigin { page_size: Some(size), ..origin() };
+        let error = WalChecker::new(origin, Lsn(START + 40)).push(&log.bytes).unwrap_err();
+        assert!(error.to_string().contains("page size"), "{size}: {error}");
+    }
+}
