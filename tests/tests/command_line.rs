@@ -165,7 +165,9 @@ fn manual_pages_render_without_a_warning() {
         pages.push((format!("pgstrata-{command}"), options.clone()));
         pages.push((tool, options));
     }
-    for command in ["completions", "demo", "links", "man"] {
+    for command in
+        ["backup", "completions", "demo", "init", "links", "list", "man", "restore", "show", "verify"]
+    {
         pages.push((format!("pgstrata-{command}"), options_in_help(&[command])));
     }
     assert_eq!(pages.len(), said.lines().count(), "{said}");
