@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use pgstrata::postmaster::ServerProgram;
 
-use crate::{Finished, Invocation, servers};
+use crate::{Finished, Invocation, complete, servers};
 
 /// BLCKSZ as everyone builds it.
 const BLOCK: usize = 8192;
@@ -52,13 +52,14 @@ pub fn combine(chain: &[&Path], into: &Path) -> Combined {
     combined
 }
 
-/// Has the `pg_combinebackup` of a major version put a chain together, if one is installed.
+/// Has the `pg_combinebackup` of a major version put a chain together, if one is installed or can be had.
 #[must_use]
 pub fn stock_combine(major: u32, chain: &[&Path], into: &Path) -> Option<Finished> {
     let programs: Vec<ServerProgram> =
         servers::program(major).ok().cloned().into_iter().chain(ServerProgram::installed()).collect();
     let same = programs.iter().filter(|program| program.version.major() == major);
-    let combiner = same.filter_map(|program| program.companion("pg_combinebackup")).next()?;
+    let installed = same.filter_map(|program| program.companion("pg_combinebackup")).next();
+    let combiner = installed.or_else(|| Some(complete(major)?.tool("pg_combinebackup")))?;
     let mut invocation = Invocation::new(&combiner, chain).arg("-N").arg("-o").arg(into);
     let last = chain.last()?;
     for entry in fs::read_dir(last.join("pg_tblspc")).ok()?.filter_map(Result::ok) {

@@ -88,10 +88,15 @@ fn chains(major: u32) {
 
         let stock = source.dir(&format!("stock {name}"));
         match harness::stock_combine(major, &chain, &stock) {
-            None => eprintln!("PostgreSQL {major}: no pg_combinebackup of this version is installed"),
+            None => eprintln!("PostgreSQL {major}: no pg_combinebackup of this version can be had"),
             Some(finished) => {
                 finished.expect_success();
                 eprintln!("PostgreSQL {major}: {name}: pg_combinebackup is content too");
+                if let Some(complete) = harness::complete(major) {
+                    // Without the WAL of archives, which this version's tool does not look into.
+                    let verified = Invocation::new(&complete.tool("pg_verifybackup"), ["-n"]).arg(last).run();
+                    verified.expect_success();
+                }
                 bench.compare(&source.boot(&stock), &ledger, before);
             }
         }
