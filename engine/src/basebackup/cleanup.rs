@@ -50,7 +50,14 @@ pub(super) fn drop_slot(config: &BaseBackupConfig, state: SlotState, observer: &
             ));
             return;
         }
-        SlotState::Made | SlotState::NotMade => return,
+        SlotState::Made => {
+            observer.warning(&format!(
+                "replication slot \"{name}\" was created and not dropped\n\
+                 HINT: it makes the server keep WAL; drop it there with pg_drop_replication_slot."
+            ));
+            return;
+        }
+        SlotState::NotMade => return,
     }
     let dropped = ControlRuntime::new().map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {

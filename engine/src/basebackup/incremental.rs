@@ -60,7 +60,7 @@ impl Run<'_> {
             error.server_error().is_some_and(|said| said.sqlstate() == MISSING_PREREQUISITE);
         let hint = (self.config.incremental.is_some() && lacks_summaries).then(|| {
             "the server must run with summarize_wal = on, and have kept its summaries (wal_summary_keep_time) since the \
-             earlier backup began; where it has not, take a full backup."
+             earlier backup began, on a timeline that leads here; where that is not so, take a full backup."
                 .to_owned()
         });
         Failure::session_with_hint("could not initiate base backup", error, hint)

@@ -79,6 +79,15 @@ impl ServerFacts {
                 "--check-pages needs pages of 8192 bytes, the server's have {block_size}\nHINT: leave --check-pages out."
             )));
         }
+        if config.check_pages {
+            // Block numbers go into the checksums, and count through the segments of a relation.
+            let segment_size = setting(session, "segment_size").await?;
+            if segment_size != "1GB" {
+                return Err(Failure::Target(format!(
+                    "--check-pages needs segments of 1GB, the server's have {segment_size}\nHINT: leave --check-pages out."
+                )));
+            }
+        }
         if config.check_pages && setting(session, "data_checksums").await? != "on" {
             return Err(Failure::Target(
                 "--check-pages needs data checksums, which this cluster does not have\n\

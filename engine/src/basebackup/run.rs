@@ -121,7 +121,9 @@ impl Run<'_> {
         let start = begun.start;
         let BackupPosition { lsn, timeline } = start;
         self.note(format_args!("checkpoint completed"));
-        self.note(format_args!("write-ahead log start point: {lsn} on timeline {timeline}"));
+        if config.wal != WalMethod::None {
+            self.note(format_args!("write-ahead log start point: {lsn} on timeline {timeline}"));
+        }
 
         if matches!(config.destination, Destination::Target { .. }) {
             return self.watch(begun, &facts, &io, phases);
@@ -149,7 +151,9 @@ impl Run<'_> {
         phases.settle = settled - phases.start - phases.data;
 
         self.enter(Phase::WaitingForWal);
-        self.note(format_args!("write-ahead log end point: {}", end.end.lsn));
+        if config.wal != WalMethod::None {
+            self.note(format_args!("write-ahead log end point: {}", end.end.lsn));
+        }
         if receiver.is_some() {
             self.note(format_args!("waiting for background process to finish streaming ..."));
         }

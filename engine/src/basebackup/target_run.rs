@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::config::WalMethod;
 use super::prepare::ServerFacts;
 use super::progress::Phase;
 use super::report::{Phases, Report};
@@ -28,7 +29,9 @@ impl Run<'_> {
         clock.book(Spent::Starved);
         stream.close();
         self.check_stopped()?;
-        self.note(format_args!("write-ahead log end point: {}", end.end.lsn));
+        if self.config.wal != WalMethod::None {
+            self.note(format_args!("write-ahead log end point: {}", end.end.lsn));
+        }
         phases.total = self.seconds();
         phases.data = phases.total - phases.start;
         let totals = Totals { bytes: self.progress.bytes.load(Ordering::Relaxed), ..Totals::default() };

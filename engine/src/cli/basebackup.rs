@@ -441,6 +441,9 @@ impl BaseBackupArgs {
         if self.discard && self.wal_method.is_some() && asked != WalMethod::None {
             bail!("options --discard and --wal-method cannot be used together: no WAL is kept either");
         }
+        if self.discard && (self.slot.is_some() || self.create_slot || self.no_slot) {
+            bail!("options --discard and --slot, --create-slot or --no-slot cannot be used together: no WAL is kept");
+        }
         match (&self.slot, self.no_slot, self.create_slot) {
             (Some(_), _, _) if !streams => {
                 Err(misuse("replication slots can only be used with WAL streaming"))
@@ -619,6 +622,9 @@ mod tests {
             ("-D /b -C", "HINT: Try \"pgstrata basebackup --help\" for more information."),
             ("-D /b -Ft -R -Z server-gzip", "cannot add to an archive that the server compresses"),
             ("--discard -Ft -z", "nothing is kept"),
+            ("--discard -C -S s", "no WAL is kept"),
+            ("--discard -S s", "no WAL is kept"),
+            ("--discard --no-slot", "no WAL is kept"),
             ("-D /b --sync-method=often", "unrecognized sync method: often"),
             ("-D /b -F x", "invalid output format"),
             ("-D /b -X maybe", "invalid wal-method"),

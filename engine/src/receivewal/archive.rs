@@ -3,7 +3,11 @@
 //! A segment is `NAME.partial` until it is whole and durable, then `NAME`. The one behind it is received meanwhile; it has
 //! the name `NAME.pgstrata.tmp` until the one before it has its own. So the highest name always tells where to go on, and
 //! nothing is missing below it, whenever the process dies.
+//!
+//! Invariant: while the stream goes on, a segment gets its name only once the record that runs out of it was whole and
+//! right. Else the part that lies in it could never be had again: a stream that begins behind it sees the rest only.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -18,7 +22,7 @@ use rustix::io::Errno;
 use super::coder::{Coder, of_method};
 use super::config::{ReceiveObserver, WalArchive};
 use super::durability::{Durability, Job, Rename};
-use super::start::Start;
+use super::start::{self, Start};
 use super::stored;
 use crate::connect::Alarm;
 use crate::failure::Failure;
@@ -48,6 +52,10 @@ pub(super) struct ArchiveWriter {
     wanted: Lsn,
     /// Up to where that was asked for.
     asked: Lsn,
+    /// What waits for the end of the record that runs out of a whole segment, in the order of names.
+    held: VecDeque<Job>,
+    /// Nothing behind the segment with this position is wanted.
+    end: Option<Lsn>,
 }
 
 struct OpenSegment {
@@ -72,6 +80,8 @@ impl ArchiveWriter {
         alarm: &Alarm,
     ) -> Result<Self, Failure> {
         let Start { lsn, timeline } = start;
+        // The slot is ours now: nobody else is at work here.
+        start::remove_unnamed(&archive.directory, size)?;
         Ok(Self {
             folder: Arc::clone(folder),
             size,
@@ -86,19 +96,37 @@ impl ArchiveWriter {
             first_end: Lsn(lsn.0.saturating_add(size.bytes())),
             wanted: lsn,
             asked: lsn,
+            held: VecDeque::new(),
+            end: archive.end,
         })
     }
 
-    /// Ends the segment that is not whole, as it is, and waits until everything is durable. `tell`: that it keeps its
-    /// name is worth a word.
-    pub(super) fn rest(&mut self, tell: bool) -> Result<(), Failure> {
+    /// Ends the segment that is not whole, as it is, and waits until everything is durable. `orderly`: the stream ended as
+    /// it should, so that whole segments get their names and it is worth a word that the last one does not; else those
+    /// whose last record nobody has seen whole stay partial, to be received once more.
+    pub(super) fn rest(&mut self, orderly: bool) -> Result<(), Failure> {
+        if orderly {
+            self.release(Lsn(u64::MAX))?;
+        } else if !self.held.is_empty() {
+            // What is open has no name to go on with yet.
+            self.open = None;
+            for job in std::mem::take(&mut self.held) {
+                if let Job::Made(Some(Rename { from, .. })) = job {
+                    self.remove(&from)?;
+                }
+            }
+        }
         if let Some(open) = self.open.take() {
             let partial = format!("{}{PARTIAL}", open.name);
-            if tell {
+            if orderly {
                 self.observer.info(&format!("not renaming \"{partial}\", segment is not complete"));
             }
             let path = self.folder.path.join(&partial);
-            open.coder.finish().map_err(|error| Failure::disk("write to", path, error))?;
+            if let Err(error) = open.coder.finish() {
+                // A failed sync of what came before weighs more.
+                self.durability.drain()?;
+                return Err(Failure::disk("write to", path, error));
+            }
             let unnamed = format!("{}{UNNAMED}", open.name);
             match open.replaces {
                 // What lies here holds more.
@@ -126,7 +154,7 @@ impl ArchiveWriter {
         let file = if self.written >= self.first_end {
             // The one before it may still be without its own name.
             let file = self.create(&unnamed)?;
-            self.durability.send(Job::Made(Some(Rename { from: unnamed, to: partial })))?;
+            self.held.push_back(Job::Made(Some(Rename { from: unnamed, to: partial })));
             file
         } else {
             match self.length_of(&partial)? {
@@ -193,8 +221,11 @@ impl ArchiveWriter {
         let file = openat(&self.folder.handle, name, flags, Mode::empty())
             .map_err(|error| Failure::disk("open", &path, error))?;
         let file = File::from(file);
-        if length == 0 {
-            self.reserve(&file).map_err(|error| Failure::disk("reserve space for", path, error))?;
+        if length == 0
+            && let Err(error) = self.reserve(&file)
+        {
+            let _ = file.set_len(0);
+            return Err(Failure::disk("reserve space for", path, error));
         }
         self.durability.send(Job::Made(None))?;
         Ok(file)
@@ -222,9 +253,23 @@ impl ArchiveWriter {
             None => (partial, None),
         };
         let end = self.written;
-        self.durability.send(Job::Finish { file, rename: Rename { from, to: name }, stale, end })?;
+        self.held.push_back(Job::Finish { file, rename: Rename { from, to: name }, stale, end });
         (self.asked, self.wanted) = (end, end);
-        self.observer.note(&format!("finished segment at {end} (timeline {})", self.timeline));
+        Ok(())
+    }
+
+    /// Hands on what no longer has to wait, now that all records up to `verified` were right.
+    fn release(&mut self, verified: Lsn) -> Result<(), Failure> {
+        while let Some(job) = self.held.pop_front() {
+            if let Job::Finish { end, .. } = &job {
+                if *end > verified {
+                    self.held.push_front(job);
+                    break;
+                }
+                self.observer.note(&format!("finished segment at {end} (timeline {})", self.timeline));
+            }
+            self.durability.send(job)?;
+        }
         Ok(())
     }
 
@@ -273,6 +318,10 @@ impl WalSink for ArchiveWriter {
             bytes = later;
             if open.filled == self.size.bytes() {
                 self.end_segment(open)?;
+                if self.end.is_some_and(|end| end < self.written) {
+                    // As pg_receivewal leaves the rest of a message.
+                    return Ok(());
+                }
             } else {
                 self.open = Some(open);
             }
@@ -288,8 +337,13 @@ impl WalSink for ArchiveWriter {
         self.durability.flushed()
     }
 
-    fn settle(&mut self, asked: bool) -> Result<(), Failure> {
+    fn settle(&mut self, verified: Lsn, asked: bool) -> Result<(), Failure> {
         self.durability.check()?;
+        self.release(verified)?;
+        if !self.held.is_empty() {
+            // Nothing behind a segment without its name counts as durable.
+            return Ok(());
+        }
         if self.synchronous || asked {
             self.wanted = self.written;
         }

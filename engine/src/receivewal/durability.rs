@@ -128,6 +128,8 @@ impl Worker {
             if let Err(failure) = self.perform(job) {
                 *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
                 self.alarm.ring();
+                // What waits behind it is given up at once: whoever waits for the end of that must not wait for ever.
+                queue.iter().for_each(drop);
                 return;
             }
         }

@@ -20,7 +20,7 @@ use crate::connect::{
 use crate::failure::Failure;
 use crate::pipeline::Folder;
 use crate::stop::Stop;
-use crate::wal::{Reached, StreamEnd, StreamRules, WalSink, WalStream};
+use crate::wal::{Reached, StreamEnd, StreamRules, WalSink, WalStream, within};
 
 /// How long to wait before another attempt (`RECONNECT_SLEEP_TIME`, `pg_receivewal.c`).
 const RECONNECT_AFTER: Duration = Duration::from_secs(5);
@@ -141,10 +141,11 @@ impl Run<'_> {
     fn connect(&mut self) -> Result<(Session, ServerFacts), Failure> {
         let observer = Arc::clone(self.observer);
         let notices: NoticeSink = Arc::new(move |notice| observer.warning(&notice.to_string()));
+        let limit = self.config.stall_timeout;
         let (session, facts) = self.wait(async {
-            let mut session =
-                Session::connect(&self.config.connection, Purpose::Replication, notices).await?;
-            session.set_stall_limit(Some(self.config.stall_timeout));
+            let connecting = Session::connect(&self.config.connection, Purpose::Replication, notices);
+            let mut session = within(limit, connecting).await??;
+            session.set_stall_limit(Some(limit));
             let facts = ServerFacts::ask(&mut session).await?;
             Ok((session, facts))
         })?;
@@ -175,7 +176,13 @@ impl Run<'_> {
             let failure = match outcome {
                 Ok(()) => return Ok(()),
                 Err(Trouble::Lasting(failure)) => return Err(failure),
-                Err(Trouble::Passing(_)) if self.stopped() => return Ok(()),
+                Err(Trouble::Passing(failure)) if self.stopped() => {
+                    // It was to end, and has; what went wrong with that is told.
+                    if !matches!(failure, Failure::Stopped) {
+                        self.observer.error(&told(&failure));
+                    }
+                    return Ok(());
+                }
                 Err(Trouble::Passing(failure)) => failure,
             };
             self.observer.error(&told(&failure));
@@ -254,6 +261,7 @@ impl Run<'_> {
             &archive.directory,
             facts.segment_size,
             system.system_identifier,
+            archive.sync,
             self.observer.as_ref(),
         )
         // What lies in the folder does not change by itself.

@@ -38,15 +38,9 @@ enum Order {
     Zstd,
 }
 
-/// Looks through the folder; `None` where it has no WAL yet. Files that an earlier run left without a name are removed.
-pub(super) fn find(
-    directory: &Path,
-    size: WalSegmentSize,
-    system_identifier: u64,
-    observer: &dyn ReceiveObserver,
-) -> Result<Option<Start>, Failure> {
+/// Removes the files that an earlier run left without a name.
+pub(super) fn remove_unnamed(directory: &Path, size: WalSegmentSize) -> Result<(), Failure> {
     let failed = |error| Failure::disk("read folder", directory, error);
-    let mut found = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         if let Some(segment) = name.as_bytes().strip_suffix(UNNAMED.as_bytes())
@@ -55,6 +49,23 @@ pub(super) fn find(
             let path = directory.join(&name);
             fs::remove_file(&path).map_err(|error| Failure::disk("remove", path, error))?;
         }
+    }
+    Ok(())
+}
+
+/// Looks through the folder; `None` where it has no WAL yet. With `sync`, what the position rests on is durable
+/// afterwards: the server will be told that it is.
+pub(super) fn find(
+    directory: &Path,
+    size: WalSegmentSize,
+    system_identifier: u64,
+    sync: bool,
+    observer: &dyn ReceiveObserver,
+) -> Result<Option<Start>, Failure> {
+    let failed = |error| Failure::disk("read folder", directory, error);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
         if let Some(WalFile::Segment { segment, compression, partial }) =
             WalFile::parse(name.as_bytes(), size)
         {
@@ -74,6 +85,13 @@ pub(super) fn find(
         let segment = candidate.segment();
         let next = if candidate.whole { segment.next() } else { segment };
         let Some(lsn) = next.start(size) else { continue };
+        if sync {
+            // Whoever wrote it may have died between its rename and the sync of the folder, or not have synced at all.
+            for path in [&path, directory] {
+                let synced = fs::File::open(path).and_then(|file| file.sync_all());
+                synced.map_err(|error| Failure::disk("sync", path, error))?;
+            }
+        }
         return Ok(Some(Start { lsn, timeline: candidate.timeline }));
     }
     Ok(None)
@@ -95,8 +113,14 @@ fn is_whole(
             Ok(found == size.bytes())
         }
         Some(compression) => {
-            let found = stored::uncompressed_size(path, compression.into(), size.bytes())
-                .map_err(|error| Failure::disk("decompress file", path, error))?;
+            let found = match stored::uncompressed_size(path, compression.into(), size.bytes()) {
+                Ok(found) => found,
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    observer.warning(&format!("compressed segment file \"{name}\" is cut short, skipping"));
+                    return Ok(false);
+                }
+                Err(error) => return Err(Failure::disk("decompress file", path, error)),
+            };
             if found != size.bytes() {
                 observer.warning(&format!(
                     "compressed segment file \"{name}\" has incorrect uncompressed size {found}, skipping"

@@ -81,6 +81,8 @@ struct Chain {
     /// The state before the latest segment, from which a newer timeline may branch off.
     before: WalChecker,
     broken: Option<FetchedWalError>,
+    /// A segment came again that had passed. Whoever unpacks the archive gets the later one.
+    again: Option<FetchedWalError>,
 }
 
 impl FetchedWal {
@@ -89,7 +91,7 @@ impl FetchedWal {
     pub fn new(start: WalStart) -> Self {
         let checker = WalChecker::new(start.origin, start.first_record);
         let timeline = start.origin.timeline;
-        let first = Chain { timeline, before: checker.clone(), checker, broken: None };
+        let first = Chain { timeline, before: checker.clone(), checker, broken: None, again: None };
         Self { start, chains: vec![first], current: None }
     }
 
@@ -105,6 +107,13 @@ impl FetchedWal {
         let Some(place) = self.current else { return };
         let size = self.start.origin.segment_size;
         let chain = &mut self.chains[place];
+        let begins = segment.start(size);
+        if begins.is_some_and(|begins| begins < chain.checker.position()) && chain.timeline == segment.timeline {
+            chain.again.get_or_insert_with(|| FetchedWalError::Missing {
+                segment: WalSegment::containing(chain.timeline, chain.checker.position(), size).file_name(size),
+                found: Some(segment.file_name(size)),
+            });
+        }
         if chain.broken.is_some() {
             return;
         }
@@ -148,6 +157,9 @@ impl FetchedWal {
             let last = WalSegment::containing(timeline, Lsn(lsn.0.saturating_sub(1)), size);
             return Err(FetchedWalError::Missing { segment: last.file_name(size), found: None });
         };
+        if let Some(again) = &chain.again {
+            return Err(again.clone());
+        }
         match (chain.checker.finish(lsn), &chain.broken) {
             (Ok(()), _) => Ok(()),
             (Err(_), Some(broken)) => Err(broken.clone()),
@@ -172,9 +184,11 @@ impl FetchedWal {
             return None;
         }
         let begins = segment.start(self.start.origin.segment_size);
-        let older = self.chains.iter().filter(|chain| chain.timeline < segment.timeline);
-        let parent = older.max_by_key(|chain| chain.timeline)?;
         let fits = |checker: &WalChecker| begins == Some(checker.position());
+        let older = self.chains.iter().filter(|chain| chain.timeline < segment.timeline);
+        // A timeline that is no ancestor may have left a segment here; what branches off meets its parent's end.
+        let parent =
+            older.max_by_key(|chain| (fits(&chain.before) || fits(&chain.checker), chain.timeline))?;
         let mut branch = parent.clone();
         if fits(&parent.before) {
             // What was wrong with the older timeline's own segment lies behind the branch, or is in this one too.

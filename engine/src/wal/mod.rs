@@ -9,5 +9,6 @@ mod segments;
 mod stream;
 
 pub use receiver::{MadeSlot, SlotState, WalReceiver, WalReceiverConfig};
+pub use reconnect::within;
 pub use segments::{SegmentWriter, WalDestination};
 pub use stream::{Reached, StreamEnd, StreamRules, WalSink, WalStream};

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 use crate::connect::{ConnectError, SessionError};
 use crate::failure::Failure;
 
-/// SQLSTATE class 58, system error: among others `undefined_file`, for WAL that was removed.
-const SYSTEM_ERROR: &str = "58";
+/// Classes of SQLSTATE with which another attempt is answered alike: system errors, among them `undefined_file` for WAL
+/// that was removed; a user who may not; a slot that is not there.
+const LASTING: [&str; 3] = ["58", "28", "42"];
 
 /// Attempts to connect again.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +32,11 @@ impl Reconnect {
     ) -> Result<T, Failure> {
         let begun = Instant::now();
         loop {
-            let failure = match attempt().await {
-                Ok(connected) => return Ok(connected),
-                Err(failure) => failure,
+            let left = self.limit.saturating_sub(begun.elapsed()).max(self.pause);
+            let left = if self.limit.is_zero() { Duration::ZERO } else { left };
+            let failure = match within(left, attempt()).await {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(failure)) | Err(failure) => failure,
             };
             let over = !self.limit.is_zero() && begun.elapsed() + self.pause >= self.limit;
             if over || !is_passing(&failure) {
@@ -42,6 +45,21 @@ impl Reconnect {
             tokio::time::sleep(self.pause).await;
         }
     }
+}
+
+/// Does `work`, but for no longer than `limit`; zero is no limit.
+///
+/// # Errors
+/// [`Failure::Silent`] where that passes.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, Failure> {
+    if limit.is_zero() {
+        return Ok(work.await);
+    }
+    tokio::time::timeout(limit, work).await.map_err(|_| Failure::Silent { sent: "no answer", limit })
+}
+
+fn is_lasting(sqlstate: &str) -> bool {
+    LASTING.iter().any(|class| sqlstate.starts_with(class))
 }
 
 /// What happened, without the advice that follows it.
@@ -53,11 +71,14 @@ pub(super) fn in_short(failure: &Failure) -> String {
 pub(super) fn is_passing(failure: &Failure) -> bool {
     match failure {
         Failure::Session { error, .. } => match error {
-            SessionError::Server { error, .. } => !error.sqlstate().starts_with(SYSTEM_ERROR),
+            SessionError::Server { error, .. } => !is_lasting(error.sqlstate()),
             SessionError::Closed { .. } | SessionError::Stalled { .. } | SessionError::Io { .. } => true,
             _ => false,
         },
-        Failure::Connect(ConnectError::Failed { .. }) | Failure::Silent { .. } => true,
+        Failure::Connect(error @ ConnectError::Failed { .. }) => {
+            error.server_error().is_none_or(|error| !is_lasting(error.sqlstate()))
+        }
+        Failure::Silent { .. } => true,
         _ => false,
     }
 }

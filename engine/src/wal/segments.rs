@@ -50,6 +50,8 @@ pub struct SegmentWriter {
     open: Option<OpenSegment>,
     written: Lsn,
     flushed: Lsn,
+    /// The end of the last record that was whole and right.
+    verified: Lsn,
 }
 
 #[derive(Debug)]
@@ -139,7 +141,7 @@ impl SegmentWriter {
                 Store::Tar { archive, path }
             }
         };
-        Ok(Self { store, size, timeline, mode, sync, time, open: None, written: start, flushed: start })
+        Ok(Self { store, size, timeline, mode, sync, time, open: None, written: start, flushed: start, verified: start })
     }
 
     /// The timeline that the stream is on.
@@ -305,10 +307,11 @@ impl WalSink for SegmentWriter {
     }
 
     fn flushed(&self) -> Lsn {
-        self.flushed
+        self.flushed.min(self.verified)
     }
 
-    fn settle(&mut self, _asked: bool) -> Result<(), Failure> {
+    fn settle(&mut self, verified: Lsn, _asked: bool) -> Result<(), Failure> {
+        self.verified = verified;
         Ok(())
     }
 }

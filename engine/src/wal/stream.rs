@@ -1,8 +1,10 @@
 //! One timeline's WAL on its way from the server: received, checked, written, reported.
 //!
 //! What becomes of the bytes is the sink's business, when to end is the caller's. Invariants: the sink gets WAL without
-//! a gap and none behind the first damage; the server is told that WAL is durable only where the sink says so and every
-//! record up to there was whole and right, so that a slot never lets go of WAL that may have to be had once more.
+//! a gap and none behind the first damage; the server is told that WAL is durable only where the sink says so, and a sink
+//! says it of no segment behind the last record that was whole and right. A slot keeps whole segments, so it never lets go
+//! of WAL that may have to be had once more; within a segment the server hears all, or a standby that shuts down in the
+//! middle of a record would wait for the rest of it.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -31,15 +33,16 @@ pub trait WalSink {
     /// The end of what was taken.
     fn written(&self) -> Lsn;
 
-    /// The end of what is durable; it may move at any time.
+    /// The end of what is durable, in the segment of the last position that [`Self::settle`] was told at most; it may move
+    /// at any time.
     fn flushed(&self) -> Lsn;
 
-    /// All that has come is taken, and the stream is about to wait. `asked`: the server wants to hear how much is
-    /// durable, and would rather hear of all of it.
+    /// All that has come is taken, and the stream is about to wait. Every record up to `verified` was whole and right.
+    /// `asked`: the server wants to hear how much is durable, and would rather hear of all of it.
     ///
     /// # Errors
     /// Where something that was taken before cannot be stored after all.
-    fn settle(&mut self, asked: bool) -> Result<(), Failure>;
+    fn settle(&mut self, verified: Lsn, asked: bool) -> Result<(), Failure>;
 }
 
 /// How the server is dealt with.
@@ -147,10 +150,6 @@ impl<S: WalSink> WalStream<S> {
         Reached::of(&self.sink, self.checker.as_ref())
     }
 
-    fn durable(&self) -> Lsn {
-        self.sink.flushed().min(self.reached().verified)
-    }
-
     /// Streams until `enough`, which is asked behind every message and whenever `alarm` rings, or until it ends otherwise.
     ///
     /// # Errors
@@ -167,7 +166,8 @@ impl<S: WalSink> WalStream<S> {
         loop {
             let begun = Instant::now();
             let taken = self.take_events(&mut enough)?;
-            self.sink.settle(self.reply_requested && reports_flush)?;
+            let verified = self.reached().verified;
+            self.sink.settle(verified, self.reply_requested && reports_flush)?;
             // The time in which we wrote and synced is not the server's silence. Bytes alone are no sign of life: where
             // a length was changed on its way, what follows trickles into a message that never ends.
             if std::mem::take(&mut self.heard_message) {
@@ -183,7 +183,7 @@ impl<S: WalSink> WalStream<S> {
                 return Ok(StreamEnd::Enough);
             }
             let due = !interval.is_zero() && reported.is_none_or(|reported| reported.elapsed() >= interval);
-            let news = reports_flush && self.durable() != self.told;
+            let news = reports_flush && self.sink.flushed() != self.told;
             if std::mem::take(&mut self.reply_requested) || due || news {
                 self.report(false)?;
                 reported = Some(Instant::now());
@@ -233,7 +233,8 @@ impl<S: WalSink> WalStream<S> {
                     WalEvent::Keepalive { reply_requested, .. } => self.reply_requested |= reply_requested,
                 }
             }
-            if last && enough(self.reached()) {
+            // A sink may have had enough within a message.
+            if enough(self.reached()) {
                 return Ok(Taken::End(StreamEnd::Enough));
             }
         }
@@ -241,7 +242,7 @@ impl<S: WalSink> WalStream<S> {
 
     fn report(&mut self, reply_requested: bool) -> Result<(), Failure> {
         let time = since_1970().saturating_sub(Duration::from_secs(POSTGRES_EPOCH));
-        let durable = self.durable();
+        let durable = self.sink.flushed();
         let status = StandbyStatus {
             written: self.sink.written(),
             // Else the server would take us for a synchronous standby.
@@ -270,7 +271,8 @@ impl<S: WalSink> WalStream<S> {
         loop {
             while let Some(event) = self.stream.next_event().map_err(lost)? {
                 if matches!(event, CopyEvent::End) {
-                    return self.stream.reply(alarm, || false).map(drop).map_err(lost);
+                    let too_late = || Instant::now() >= deadline;
+                    return self.stream.reply(alarm, too_late).map(drop).map_err(lost);
                 }
             }
             if Instant::now() >= deadline {

@@ -4,7 +4,10 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IncrementalError {
     /// It begins otherwise.
-    #[error("magic number {found:#010x}, expected {:#010x}", super::MAGIC)]
+    #[error(
+        "magic number {found:#010x}, expected {:#010x}{}", super::MAGIC,
+        if *found == super::MAGIC.swap_bytes() { "; those of big-endian servers cannot be checked here" } else { "" }
+    )]
     Magic {
         /// The first four bytes.
         found: u32,

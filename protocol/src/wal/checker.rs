@@ -6,12 +6,17 @@
 //! Invariant: all bytes between the first record and [`WalChecker::verified`] are covered by a checksum that matched,
 //! but for what nobody reads: padding, the rest of a segment behind a switch, and a record that a crash cut off.
 
+use std::ops::RangeInclusive;
+
 use super::page::{
     ALL_FLAGS, ByteOrder, CONTINUES, LONG, LONG_HEADER, OVERWRITES, PageHeader, SHORT_HEADER, SegmentFacts,
 };
 use super::record::{ALIGNMENT, Partial, RECORD_HEADER, TOO_LONG, is_switch};
 use crate::names::WalSegmentSize;
 use crate::{Lsn, TimelineId};
+
+/// The sizes of pages of WAL in bytes that a server can be built with (`configure --with-wal-blocksize`, 1 to 64 kB).
+const PAGE_SIZES: RangeInclusive<u64> = 1 << 10..=64 << 10;
 
 /// Where WAL is said to come from; its pages repeat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,13 +298,17 @@ impl WalChecker {
                 return Err(wrong("segment size", &facts.segment_size, &segment_size.bytes()));
             }
             let found = u64::from(facts.page_size);
-            // `configure --with-wal-blocksize` takes 1 to 64 kB.
-            let allowed = known.map_or(1 << 10..=64 << 10, |size| size..=size);
+            let allowed = known.map_or(PAGE_SIZES, |size| size..=size);
             if !found.is_power_of_two() || !allowed.contains(&found) {
                 let expected = format!("a power of two from {} to {}", allowed.start(), allowed.end());
                 return Err(wrong("page size", &found, &expected));
             }
             page_size = found;
+        }
+        // What the server says of itself may be as wrong as what it sends.
+        if !page_size.is_power_of_two() || !PAGE_SIZES.contains(&page_size) {
+            let expected = format!("a power of two from {} to {}", PAGE_SIZES.start(), PAGE_SIZES.end());
+            return Err(wrong("page size", &page_size, &expected));
         }
         self.format = Some(Format { order, magic: page.magic, page_size, timeline: page.timeline });
         self.check_continuation(at, &page, order)

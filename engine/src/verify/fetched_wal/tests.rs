@@ -73,6 +73,11 @@ fn what_is_wrong_is_named() {
             "segment 000000010000000000000003 did not arrive, found 000000010000000000000002",
         ),
         (
+            "once more behind the end",
+            |members| members.push(members[1].clone()),
+            "did not arrive, found 000000010000000000000003",
+        ),
+        (
             "cut",
             |members| members[3].2.truncate(8192),
             "000000010000000000000005 has 8192 bytes, expected 1048576",
@@ -111,7 +116,13 @@ fn timelines_branch_off() {
     for (number, order) in orders.into_iter().enumerate() {
         assert_eq!(read(&order, 100_000, (2, end)), Ok(()), "order {number}");
         assert!(read(&order, 100_000, (1, end)).is_err(), "order {number}");
-        // Of a timeline that leads nowhere.
+        // Of a timeline that leads nowhere, newer or older.
+        let mut stale = order.clone();
+        for member in stale.iter_mut().filter(|member| member.0 == 2) {
+            member.0 = 3;
+        }
+        stale.insert(1, (2, 2, vec![0x5a; 1 << 20]));
+        assert_eq!(read(&stale, 100_000, (3, end)), Ok(()), "order {number}");
         let mut spurious = order.clone();
         spurious.insert(3, (3, 4, vec![0x5a; 1 << 20]));
         assert_eq!(read(&spurious, 100_000, (2, end)), Ok(()), "order {number}");
