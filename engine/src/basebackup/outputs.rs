@@ -87,7 +87,9 @@ impl Run<'_> {
                 };
                 Ok(Outputs::Stdout { sink })
             }
-            Destination::Repository(destination) => self.begin_repository(claims, destination, archives),
+            Destination::Repository(destination) => {
+                self.begin_repository(claims, destination, facts, archives)
+            }
             Destination::Discard => {
                 Ok(Outputs::Discard { sink: DiscardSink::new(Folder::open(&std::env::temp_dir())?) })
             }
