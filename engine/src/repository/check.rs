@@ -293,3 +293,6 @@ fn work(jobs: &Receiver<Job>, found: &Found, stop: &Stop<Failure>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
