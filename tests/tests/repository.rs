@@ -431,6 +431,13 @@ fn a_backup_that_dies_leaves_the_others_and_itself_nowhere() {
     restore(&source, &repo, &copy).run().expect_success();
     expect_verified(&copy, 15);
     harness::compare(&source, &source.boot(&copy));
+
+    // Data that the server finds damaged is no evidence here: neither its packs stay nor its WAL.
+    let state = || [names(&packs), names(&repo.join("clusters/main/backups")), names(&repo.join("staging"))];
+    let before = state();
+    source.corrupt_page("bulk.large", 3);
+    backup(&source, &repo).run().expect_failure().expect_stderr("checksum error occurred");
+    assert_eq!(state(), before);
 }
 
 /// Hears nothing that it would want to hear.
