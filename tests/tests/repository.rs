@@ -188,6 +188,16 @@ fn tablespaces_in_place_and_names_of_any_kind() {
     let plain = || command("restore", &repo).args(["--cluster", "main", "--into"]).arg(&other);
     expect_refused(&plain().run(), &["exists but is not empty"]);
     expect_refused(&plain().args(["-T", "/nowhere=/anywhere"]).run(), &["lay in \"/nowhere\""]);
+    let outside: Vec<_> = source.tablespaces().iter().filter_map(|one| one.location.clone()).collect();
+    assert_eq!(outside.len(), 2);
+    let onto = |place: &Path| {
+        let map = |old: &PathBuf| format!("{}={}", old.display(), place.display());
+        outside.iter().fold(plain(), |run, old| run.arg("-T").arg(map(old)))
+    };
+    for place in [&source.dir("one place"), &other] {
+        expect_refused(&onto(place).run(), &["would both go to"]);
+        assert!(!place.exists());
+    }
     assert!(!other.exists());
 }
 
@@ -212,6 +222,19 @@ fn mistakes_are_refused_by_name() {
     let unknown =
         restore(&source, &repo, &source.dir("x")).args(["--backup", "20200101T000000Z-00000000"]).run();
     expect_refused(&unknown, &["has no backup 20200101T000000Z-00000000"]);
+    // Another system may not have the name, and leaves nothing under it.
+    let packs = names(&repo.join("clusters/main/packs"));
+    let another =
+        FakeServer::start(Script::version(18).answer("BASE_BACKUP", FakeBackup::honest(18).reply()));
+    let refused = faulty_backup(&another.conninfo(), &repo, None).expect_err("another system").to_string();
+    let system: String = source.sql().value("SELECT system_identifier FROM pg_control_system()");
+    assert!(refused.contains(&format!("it holds backups of system {system}")), "{refused}");
+    assert!(refused.contains("another --cluster name"), "{refused}");
+    assert_eq!(names(&repo.join("clusters/main/packs")), packs);
+    for run in [command("list", &repo).run(), command("show", &repo).args(["--cluster", "main"]).run()] {
+        let shown = run.expect_success().stdout_text();
+        assert!(shown.contains(&format!("system {system}")), "{shown}");
+    }
     let unsafe_name = command("restore", &repo).args(["--cluster", "../main", "--into", "x"]).run();
     assert!(!unsafe_name.status.success(), "{unsafe_name}");
     unsafe_name.expect_stderr("invalid cluster name");
@@ -337,10 +360,25 @@ fn damage_is_named_and_never_passed_on() {
     damaged(&head, future, || expect_refused(&command("list", &repo).run(), &["newer pgstrata"]));
     damaged(&head, middle, || expect_refused(&command("list", &repo).run(), &[&name(&head)]));
 
+    // What is lost or strange beside the backups.
+    let identity = repo.join("clusters/main/identity.00000000");
+    let stray = manifest.with_file_name("20261126T070051Z.manifest");
+    fs::write(&stray, b"?").unwrap();
+    expect_refused(&command("verify", &repo).run(), &[&name(&stray), "no name of a backup"]);
+    fs::remove_file(stray).unwrap();
+    fs::rename(&manifest, &aside).unwrap();
+    expect_refused(&command("verify", &repo).run(), &["packs and no backup"]);
+    fs::rename(&aside, &manifest).unwrap();
+    fs::rename(&identity, &aside).unwrap();
+    for run in [command("verify", &repo).run(), backup(&source, &repo).run()] {
+        expect_refused(&run, &["identity.00000000", "it is missing, and there are backups"]);
+    }
+    fs::rename(&aside, &identity).unwrap();
+
     // One bit anywhere in anything.
     let whole = check_all(&repo).expect("whole");
     assert_eq!(whole.problem_count, 0, "{whole:?}");
-    for (number, object) in [&head, &manifest].into_iter().chain(&packs).enumerate() {
+    for (number, object) in [&head, &manifest, &identity].into_iter().chain(&packs).enumerate() {
         let length = fs::metadata(object).unwrap().len();
         for step in 0..6 {
             let place = usize::try_from((length - 1) * step / 5).unwrap();
@@ -354,7 +392,7 @@ fn damage_is_named_and_never_passed_on() {
                         Err(failure) => failure.to_string(),
                     };
                     assert!(found.contains(&name(object)), "{context}: {found:?}");
-                    if step == 3 || number == 0 {
+                    if (step == 3 || number == 0) && *object != identity {
                         let refused = try_restore(&repo, &copy, None);
                         let refused = refused.map(|_| ()).expect_err(&context).to_string();
                         assert!(refused.contains(&name(object)), "{context}: {refused}");
@@ -393,6 +431,13 @@ fn a_backup_that_dies_leaves_the_others_and_itself_nowhere() {
     restore(&source, &repo, &copy).run().expect_success();
     expect_verified(&copy, 15);
     harness::compare(&source, &source.boot(&copy));
+
+    // Data that the server finds damaged is no evidence here: neither its packs stay nor its WAL.
+    let state = || [names(&packs), names(&repo.join("clusters/main/backups")), names(&repo.join("staging"))];
+    let before = state();
+    source.corrupt_page("bulk.large", 3);
+    backup(&source, &repo).run().expect_failure().expect_stderr("checksum error occurred");
+    assert_eq!(state(), before);
 }
 
 /// Hears nothing that it would want to hear.
@@ -467,6 +512,11 @@ fn every_operation_of_the_ring_may_fail() {
         let content: Vec<u8> = (0..size).map(|_| byte()).collect();
         fake = fake.with(Member::file(format!("base/1/{}", 20_000 + number), content));
     }
+    // Named as what a restore holds back, and as good as any other.
+    let held = ["backup_manifest.tmp", "global/pg_control.pgstrata"];
+    for path in held {
+        fake = fake.with(Member::file(path, path.as_bytes().to_vec()));
+    }
     let server = FakeServer::start(Script::version(18).answer("BASE_BACKUP", fake.reply()));
     let short_and_late = FaultPlan::new(1).short_writes().reorder();
     faulty_backup(&server.conninfo(), &repo, Some(short_and_late.clone())).expect("only late");
@@ -496,6 +546,12 @@ fn every_operation_of_the_ring_may_fail() {
     let plan = FaultPlan::new(3).short_writes().reorder();
     try_restore(&repo, &copy, Some(plan.clone())).expect("only late");
     harness::check_manifest(&copy).unwrap_or_else(|error| panic!("{error:#}"));
+    for path in held {
+        assert_eq!(fs::read(copy.join(path)).unwrap(), path.as_bytes());
+    }
+    assert!(copy.join("global/pg_control").exists() && copy.join("backup_manifest").exists());
+    let held_back = |name: &String| name.starts_with("backup_manifest.tmp.") || name.contains(".pgstrata.");
+    assert!(!names(&copy).iter().chain(&names(&copy.join("global"))).any(held_back));
     fs::remove_dir_all(&copy).unwrap();
     for kind in [FaultKind::Write, FaultKind::Sync] {
         let count = plan.seen(kind);

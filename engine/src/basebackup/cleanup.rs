@@ -22,8 +22,10 @@ pub(super) fn clean_up(
     failure: &Failure,
     observer: &Arc<dyn Observer>,
 ) {
-    // As pg_basebackup does: data that the server found damaged is kept for a look at it.
-    let keeps_evidence = matches!(failure, Failure::ServerChecksum);
+    // As pg_basebackup does: data that the server found damaged is kept for a look at it. In a repository there is
+    // nothing to look at: packs go, and WAL that waits to be packed would stay for good.
+    let path = config.destination.path();
+    let keeps_evidence = matches!(failure, Failure::ServerChecksum) && path.is_some();
     if config.clean && !keeps_evidence {
         for failure in claims.remove() {
             observer.warning(&format!("could not clean up: {failure}"));
@@ -31,7 +33,7 @@ pub(super) fn clean_up(
     } else {
         let made = !claims.is_empty();
         claims.keep();
-        if let Some(path) = config.destination.path().filter(|_| made) {
+        if let Some(path) = path.filter(|_| made) {
             observer.warning(&format!("the incomplete backup in \"{}\" was not removed", path.display()));
         }
     }

@@ -20,6 +20,19 @@ const MANIFEST: &str = "backup_manifest";
 /// Folders that are synced side by side: their journal commits then join.
 const SYNC_THREADS: usize = 8;
 
+/// What the files that complete a plain backup are called until then, by their paths in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) manifest: String,
+    pub(crate) control: String,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { manifest: MANIFEST_TMP.into(), control: HELD_CONTROL_FILE.into() }
+    }
+}
+
 /// What is left to do for a plain backup whose files are written.
 pub(crate) struct PlainEnd<'a> {
     pub(crate) base: &'a Path,
@@ -27,6 +40,7 @@ pub(crate) struct PlainEnd<'a> {
     pub(crate) folders: Vec<PathBuf>,
     pub(crate) recovery: Option<String>,
     pub(crate) has_manifest: bool,
+    pub(crate) held: Held,
     pub(crate) file_mode: u32,
     pub(crate) sync: bool,
 }
@@ -38,13 +52,13 @@ impl PlainEnd<'_> {
             self.write_recovery(settings)?;
         }
         if self.has_manifest {
-            rename_durably(&self.base.join(MANIFEST_TMP), &self.base.join(MANIFEST), self.sync)?;
+            rename_durably(&self.base.join(&self.held.manifest), &self.base.join(MANIFEST), self.sync)?;
         }
         if self.sync {
             sync_folders(&self.folders)?;
             sync_folder(self.base)?;
         }
-        let held = self.base.join(HELD_CONTROL_FILE);
+        let held = self.base.join(&self.held.control);
         let control = held.with_file_name("pg_control");
         rename(&held, &control)?;
         if self.sync { sync_parent(&control) } else { Ok(()) }

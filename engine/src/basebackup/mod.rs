@@ -27,7 +27,7 @@ pub use crate::pipeline::LimitedBy;
 pub use config::{
     BackupCompression, BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod,
 };
-pub(crate) use finish::{MANIFEST_TMP, PlainEnd};
+pub(crate) use finish::{Held, PlainEnd};
 pub use progress::{Observer, Phase, Progress};
 pub use report::{Phases, Report, process_usage};
 pub use run::run;

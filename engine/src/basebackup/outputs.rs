@@ -10,7 +10,7 @@ use pgstrata_protocol::basebackup::{CompressionMethod, CompressionSpec};
 use pgstrata_protocol::replication::BackupPosition;
 
 use super::config::{Destination, SyncMethod};
-use super::finish::{MANIFEST_TMP, PlainEnd, finish_tar, sync_file_systems};
+use super::finish::{Held, MANIFEST_TMP, PlainEnd, finish_tar, sync_file_systems};
 use super::prepare::{PlainFolders, ServerFacts};
 use super::run::Run;
 use super::target::Claims;
@@ -87,7 +87,9 @@ impl Run<'_> {
                 };
                 Ok(Outputs::Stdout { sink })
             }
-            Destination::Repository(destination) => self.begin_repository(claims, destination, archives),
+            Destination::Repository(destination) => {
+                self.begin_repository(claims, destination, facts, archives)
+            }
             Destination::Discard => {
                 Ok(Outputs::Discard { sink: DiscardSink::new(Folder::open(&std::env::temp_dir())?) })
             }
@@ -185,7 +187,8 @@ impl Run<'_> {
                 folders.extend(made);
                 folders.extend(claims.parents());
                 let file_mode = facts.file_mode;
-                return PlainEnd { base: &base.path, folders, recovery, has_manifest, file_mode, sync }
+                let held = Held::default();
+                return PlainEnd { base: &base.path, folders, recovery, has_manifest, held, file_mode, sync }
                     .finish();
             }
             Outputs::Tar { sink, folder } => (folder, sink.into_names()),

@@ -35,9 +35,11 @@ impl Run<'_> {
         &self,
         claims: &mut Claims,
         destination: &RepositoryDestination,
+        facts: &ServerFacts,
         archives: &[Archive],
     ) -> Result<Outputs, Failure> {
-        let writing = RepositoryWriting::begin(destination, archives, self.stop)?;
+        let system = facts.system.system_identifier;
+        let writing = RepositoryWriting::begin(destination, system, archives, self.stop)?;
         claims.claim(writing.staging(), STAGING_MODE)?;
         Ok(Outputs::Repository(Box::new(writing)))
     }

@@ -98,6 +98,10 @@ impl Run<'_> {
             ControlRuntime::new().map_err(|error| Failure::disk("start the runtime of", "sockets", error))?;
         let (session, facts) = self.wait(&runtime, self.open_session())?;
         self.note(format_args!("connected to PostgreSQL {}", facts.version_text));
+        if let Destination::Repository(destination) = &config.destination {
+            let system = facts.system.system_identifier;
+            destination.repository.check_identity(&destination.cluster, system)?;
+        }
         if let Some(path) = config.destination.path() {
             claims.claim(path, facts.folder_mode)?;
         }

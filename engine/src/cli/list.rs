@@ -46,7 +46,7 @@ pub(super) fn list(args: &ListArgs) -> anyhow::Result<()> {
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
-                "{:<16} {}  {}  {:>10} in {:>10}  {} to {}  PostgreSQL {}",
+                "{:<16} {}  {}  {:>10} in {:>10}  {} to {}  PostgreSQL {}  system {}",
                 word("cluster"),
                 word("backup"),
                 shown_time(number("ended")),
@@ -54,7 +54,8 @@ pub(super) fn list(args: &ListArgs) -> anyhow::Result<()> {
                 human_bytes(number("stored_bytes")),
                 word("start_lsn"),
                 word("end_lsn"),
-                word("server_version")
+                word("server_version"),
+                word("system_identifier")
             );
         }
         if backups.is_empty() {
@@ -98,8 +99,9 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<()> {
     let shown = args.repository.open().and_then(|repository| {
         let manifest = repository.backup(&args.cluster, args.backup)?;
         let mut shown = serde_json::to_value(&manifest.summary)?;
-        shown["packs"] = manifest.packs.len().into();
-        shown["pack_bytes"] = manifest.packs.iter().map(|pack| pack.length).sum::<u64>().into();
+        shown["packs"] = manifest.packs.iter().filter(|pack| pack.needed).count().into();
+        shown["pack_bytes"] =
+            manifest.packs.iter().filter(|pack| pack.needed).map(|pack| pack.length).sum::<u64>().into();
         shown["manifest_bytes"] = manifest.object().length().into();
         Ok((manifest.summary, shown))
     });

@@ -1,9 +1,9 @@
 //! The pipeline's mouth: copies what a source delivers into aligned buffers and sends them to the workers.
 //!
 //! One thread feeds. All chunks of one output take the same worker lane, in order, because checksums are
-//! sequential; outputs are dealt to the lane that has least to do. WAL goes past one lane, because each segment goes on
-//! where the one before it ends. Blocks when no buffer is free: that is
-//! the backpressure towards the source.
+//! sequential; outputs are dealt to the lane that has least to do. Where WAL is checked it goes past one lane, because
+//! each segment goes on where the one before it ends. Blocks when no buffer is free: that is the backpressure towards
+//! the source.
 //!
 //! One further output may be filled beside: an archive that the server compressed is stored as it comes while its
 //! members, which are not kept, are checked.
@@ -17,7 +17,7 @@ use super::stage::{Spent, StageClock};
 use crate::buffer::{BufferPool, PageBuffer};
 use crate::failure::Failure;
 
-/// The lane of outputs that are WAL, and what the paths of those begin with.
+/// The lane of outputs that are WAL to be checked, and what the paths of those begin with.
 const WAL_LANE: usize = 0;
 const WAL_FOLDER: &[u8] = b"pg_wal/";
 
@@ -29,6 +29,7 @@ pub struct Feeder {
     clock: StageClock,
     outputs: u64,
     writers: usize,
+    checks_wal: bool,
     current: Option<Cursor>,
     /// An output without members that is filled beside the current one.
     aside: Option<Cursor>,
@@ -56,9 +57,10 @@ impl Feeder {
         pool: BufferPool,
         lanes: Vec<Sender<Chunk>>,
         writers: usize,
+        checks_wal: bool,
         clock: StageClock,
     ) -> Self {
-        Self { pool, lanes, clock, outputs: 0, writers, current: None, aside: None }
+        Self { pool, lanes, clock, outputs: 0, writers, checks_wal, current: None, aside: None }
     }
 
     /// The clock of the feeding thread, so that the source books its waiting on it.
@@ -90,7 +92,7 @@ impl Feeder {
     /// Marks the following bytes as `member`'s.
     pub fn begin_member(&mut self, member: Member) {
         let cursor = self.current.as_mut().expect("a member lies within an output");
-        if cursor.is_untouched() && member.path.starts_with(WAL_FOLDER) {
+        if self.checks_wal && cursor.is_untouched() && member.path.starts_with(WAL_FOLDER) {
             cursor.lane = WAL_LANE;
         }
         let begin = cursor.buffer.as_ref().map_or(0, PageBuffer::len);

@@ -164,7 +164,7 @@ impl Pipeline {
         }
 
         let clock = StageClock::start(Arc::clone(&counters.feeder));
-        let feeder = Feeder::new(pool.clone(), lanes, writers.len(), clock);
+        let feeder = Feeder::new(pool.clone(), lanes, writers.len(), checks.content.wal.is_some(), clock);
         Ok((Pipeline { threads, counters, findings, registered }, feeder))
     }
 

@@ -18,8 +18,8 @@ use super::feeder::send;
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
 use crate::repository::{
-    BLOCK, Codec, ContainerBuilder, EXTENTS_MAX, Extent, FRAMES_MAX, FileRecord, FrameCompression,
-    FrameEncoder, FrameKind, ObjectKind, PackId, PackLedger, Placed, RepositoryId,
+    BLOCK, Codec, ContainerBuilder, EXTENTS_MAX, Extent, FileRecord, FrameCompression, FrameEncoder,
+    FrameKind, ObjectKind, PACK_FRAMES_MAX, PackId, PackLedger, Placed, RepositoryId,
 };
 
 /// A pack of so many bytes is ended.
@@ -168,7 +168,7 @@ impl OpenPack {
     }
 
     fn is_full(&self) -> bool {
-        self.builder.position() >= PACK_SIZE || self.builder.frames() >= FRAMES_MAX
+        self.builder.position() >= PACK_SIZE || self.builder.frames() >= PACK_FRAMES_MAX
     }
 }
 

@@ -1,6 +1,7 @@
 //! Verification of a repository: every frame of every manifest and pack read, unpacked, and compared with its hash.
 //!
-//! Goes on after what it finds, so that all of it is named. Memory grows by 16 bytes for each pack, and by nothing else.
+//! Goes on after what it finds, so that all of it is named. Memory grows by 16 bytes for each pack, and holds
+//! the folders of one backup at a time.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use super::names::{BackupId, ClusterName};
 use super::open_packs::OpenPacks;
 use super::place::{BackupChoice, Repository};
 use super::records::{Extent, FileRecord};
+use super::tree::Tree;
 use crate::failure::Failure;
 use crate::stop::Stop;
 
@@ -113,6 +115,9 @@ pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, 
         let jobs = jobs;
         for cluster in &clusters {
             let backups = config.repository.backups(cluster)?;
+            for problem in look_around(&config.repository, cluster, &backups)? {
+                found.problem(&problem);
+            }
             if backups.is_empty() && config.cluster.is_some() {
                 let what = format!("cluster \"{cluster}\" has no backup");
                 let hint = "see `pgstrata list` for the clusters and backups that there are.";
@@ -146,6 +151,28 @@ pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, 
     Ok(report)
 }
 
+/// What lies about in a cluster and should not, or is missing.
+fn look_around(
+    repository: &Repository,
+    cluster: &ClusterName,
+    backups: &[BackupId],
+) -> Result<Vec<Failure>, Failure> {
+    let strays = repository.strays(cluster)?.into_iter().map(|name| {
+        let object = format!("{}/{name}", cluster.backups());
+        RepositoryError::damaged(object, "it is no name of a backup").into()
+    });
+    let mut problems: Vec<Failure> = strays.collect();
+    let packs = if backups.is_empty() { repository.store().list(&cluster.packs())?.len() } else { 0 };
+    if packs > 0 {
+        let what = format!(
+            "{packs} packs and no backup: the first backup is under way or died, or manifests are lost"
+        );
+        problems.push(RepositoryError::damaged(cluster.packs(), what).into());
+    }
+    problems.extend(repository.identity(cluster).err());
+    Ok(problems)
+}
+
 /// Reads a manifest whole, follows every map, and deals out the packs that nobody has read yet.
 fn check_backup(
     config: &CheckConfig,
@@ -157,10 +184,19 @@ fn check_backup(
     stop: &Stop<Failure>,
 ) -> Result<(), Failure> {
     let manifest = Arc::new(config.repository.backup(cluster, BackupChoice::Id(backup))?);
+    let (name, system) = (manifest.object().name(), manifest.summary.system_identifier);
+    // Where it cannot be read, that was said already.
+    if let Some(owner) = config.repository.identity(cluster).ok().flatten().filter(|owner| *owner != system) {
+        let what = format!("it is of system {system}, expected {owner} as the others of this cluster");
+        found.problem(&RepositoryError::damaged(name, what).into());
+    }
     let mut packs = OpenPacks::of(&manifest);
     let mut bad = HashSet::new();
     for index in (0u32..).take(manifest.packs.len()) {
         let record = &manifest.packs[index as usize];
+        if !record.needed {
+            continue;
+        }
         if let Err(failure) = packs.get(index) {
             bad.insert(index);
             found.problem(&failure);
@@ -177,13 +213,15 @@ fn check_backup(
             }
         }
     }
-    manifest.each_folder(|_| Ok(()))?;
+    let mut tree = Tree::of(&manifest)?;
     manifest.each_file(|file| {
+        tree.file(&file.path)?;
         for extent in file.map.iter().filter(|extent| !bad.contains(&extent.pack)) {
             check_extent(&manifest, &mut packs, &file, extent)?;
         }
         Ok(())
-    })
+    })?;
+    tree.finish()
 }
 
 /// The frames that an extent names are there and hold as much as it says.
@@ -195,6 +233,16 @@ fn check_extent(
 ) -> Result<(), Failure> {
     let pack = packs.get(extent.pack)?;
     let frames = pack.frames().get(extent.frame as usize..).unwrap_or_default();
+    if frames.first().is_some_and(|first| first.plain <= extent.offset) {
+        let what = format!(
+            "\"{}\" is mapped to byte {} of frame {} of {}, which has fewer",
+            file.path.escape_ascii(),
+            extent.offset,
+            extent.frame,
+            pack.name()
+        );
+        return Err(RepositoryError::damaged(manifest.object().name(), what).into());
+    }
     let needed = u64::from(extent.offset) + extent.length(file.size);
     let mut there = 0;
     for frame in frames {
@@ -245,3 +293,6 @@ fn work(jobs: &Receiver<Job>, found: &Found, stop: &Stop<Failure>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,8 +15,12 @@ pub(super) const TRAILER: usize = 64;
 pub(super) const FRAME_ENTRY: usize = 56;
 /// The most plain bytes of a frame.
 pub const PLAIN_MAX: usize = 1 << 20;
+/// The most stored bytes of a frame. An encrypted one will have a nonce (12) and a tag (16) beside.
+pub(super) const STORED_MAX: usize = PLAIN_MAX + 28;
 /// The most frames of an object.
 pub const FRAMES_MAX: usize = 65_536;
+/// The most frames of a pack: what a reader holds of each pack that it has open is bounded by it.
+pub const PACK_FRAMES_MAX: usize = 4096;
 
 const MAGIC: [u8; 8] = *b"PGSTRATA";
 const END_MAGIC: [u8; 8] = *b"ATARTSGP";
@@ -35,6 +39,14 @@ pub enum ObjectKind {
     Pack = 2,
     /// A backup.
     Manifest = 3,
+    /// Whose backups a cluster's are.
+    Identity = 4,
+}
+
+impl ObjectKind {
+    fn frames_max(self) -> usize {
+        if self == Self::Pack { PACK_FRAMES_MAX } else { FRAMES_MAX }
+    }
 }
 
 /// What a frame holds.
@@ -149,7 +161,7 @@ impl ContainerBuilder {
     /// Where an object cannot hold it: the caller ends objects before.
     pub fn push(&mut self, kind: FrameKind, codec: Codec, plain: usize, stored: usize, hash: Hash) -> u32 {
         assert!(
-            plain > 0 && plain <= PLAIN_MAX && stored <= PLAIN_MAX,
+            plain > 0 && plain <= PLAIN_MAX && stored <= STORED_MAX,
             "frames are bounded when they are made"
         );
         assert!(self.frames.len() < FRAMES_MAX, "objects are ended before they are full");
@@ -212,7 +224,12 @@ impl Trailer {
     ///
     /// # Errors
     /// What makes it no object of this program, or one that was cut off.
-    pub(super) fn decode(bytes: &[u8; TRAILER], length: u64, object: &str) -> Result<Self, RepositoryError> {
+    pub(super) fn decode(
+        bytes: &[u8; TRAILER],
+        length: u64,
+        kind: ObjectKind,
+        object: &str,
+    ) -> Result<Self, RepositoryError> {
         let damaged = |what: String| RepositoryError::damaged(object, what);
         if bytes[56..] != END_MAGIC {
             return Err(damaged(format!(
@@ -231,8 +248,9 @@ impl Trailer {
         }
         let footer = u64::from_le_bytes(field(&head[..8]));
         let frames = u32::from_le_bytes(field(&head[8..12]));
-        if frames as usize > FRAMES_MAX {
-            return Err(damaged(format!("found {frames} frames, expected at most {FRAMES_MAX}")));
+        let most = kind.frames_max();
+        if frames as usize > most {
+            return Err(damaged(format!("found {frames} frames, expected at most {most}")));
         }
         let ends = footer.checked_add(u64::from(frames) * FRAME_ENTRY as u64 + TRAILER as u64);
         if footer < PROLOGUE as u64 || ends != Some(length) {
@@ -306,8 +324,8 @@ pub(super) fn decode_footer(
         let offset = u64::from_le_bytes(field(&entry[..8]));
         let stored = u32::from_le_bytes(field(&entry[8..12]));
         let plain = u32::from_le_bytes(field(&entry[12..16]));
-        let bounded = |length: u32| length as usize <= PLAIN_MAX;
-        if offset != next || plain == 0 || !bounded(plain) || !bounded(stored) {
+        let bounded = plain as usize <= PLAIN_MAX && stored as usize <= STORED_MAX;
+        if offset != next || plain == 0 || !bounded {
             return Err(damaged(format!("frame {number} has impossible bounds in the footer")));
         }
         let reserved = entry[18..24] != [0; 6];
@@ -354,7 +372,7 @@ mod tests {
         let short = || RepositoryError::damaged("x", "short");
         let prologue: [u8; PROLOGUE] = bytes.get(..PROLOGUE).ok_or_else(short)?.try_into().expect("cut");
         let at = bytes.len().checked_sub(TRAILER).ok_or_else(short)?;
-        let trailer = Trailer::decode(&field(&bytes[at..]), bytes.len() as u64, "x")?;
+        let trailer = Trailer::decode(&field(&bytes[at..]), bytes.len() as u64, ObjectKind::Pack, "x")?;
         check_prologue(&prologue, ObjectKind::Pack, Some(&[7; 16]), "x")?;
         let from = usize::try_from(trailer.footer).expect("checked against the length");
         decode_footer(&prologue, &bytes[from..from + trailer.footer_length()], &trailer, "x")
@@ -398,6 +416,14 @@ mod tests {
             prop_assert!(read(&bytes[..cut.index(bytes.len())]).is_err());
             prop_assert!(read(&noise).is_err());
         }
+    }
+
+    #[test]
+    fn a_pack_has_only_so_many_frames() {
+        let frames = |count: usize| vec![(0, vec![1]); count];
+        assert_eq!(read(&object(&frames(PACK_FRAMES_MAX)).0).expect("whole").len(), PACK_FRAMES_MAX);
+        let refused = read(&object(&frames(PACK_FRAMES_MAX + 1)).0).expect_err("too many").to_string();
+        assert!(refused.contains("found 4097 frames, expected at most 4096"), "{refused}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::names::{BackupId, ClusterName};
 use super::object_reader::ObjectReader;
 use super::object_writer::ObjectWriter;
 use super::place::{Repository, read_summary};
-use super::records::{BadRecord, FileRecord, FolderRecord, PackRecord};
+use super::records::{BadRecord, FileRecord, FolderRecord, PACKS_MAX, PackRecord};
 use super::store::Store;
 use super::summary::BackupSummary;
 use crate::failure::Failure;
@@ -46,11 +46,24 @@ impl Manifest {
             let what = format!("it is backup {} of cluster \"{}\"", summary.backup, summary.cluster);
             return Err(RepositoryError::damaged(&name, what).into());
         }
+        let damaged = |what: String| Failure::from(RepositoryError::damaged(&name, what));
+        let mut oids: Vec<_> = summary.tablespaces.iter().map(|tablespace| tablespace.oid).collect();
+        if let Some(oid) = first_twice(&mut oids) {
+            return Err(damaged(format!("tablespace {oid} comes twice")));
+        }
         let mut packs = Vec::new();
         each_record(&object, FrameKind::Packs, PackRecord::decode, |pack| {
+            if packs.len() >= PACKS_MAX {
+                return Err(damaged(format!("its table has more than {PACKS_MAX} packs")));
+            }
             packs.push(pack);
             Ok(())
         })?;
+        let mut ids: Vec<_> = packs.iter().map(|pack: &PackRecord| pack.id).collect();
+        if let Some(pack) = first_twice(&mut ids) {
+            return Err(damaged(format!("pack {pack} comes twice in its table")));
+        }
+        drop(ids);
         let store = Arc::clone(store);
         Ok(Some(Self { object, summary, packs, store, repository: own, cluster: cluster.clone() }))
     }
@@ -101,6 +114,10 @@ impl Manifest {
             let what = format!("a map names pack {index} of {}", self.packs.len());
             return Err(RepositoryError::damaged(self.object.name(), what).into());
         };
+        if !pack.needed {
+            let what = format!("a map names pack {}, which its table says is not needed", pack.id);
+            return Err(RepositoryError::damaged(self.object.name(), what).into());
+        }
         let name = self.pack_name(pack);
         let object = ObjectReader::open(&*self.store, &name, ObjectKind::Pack, Some(&self.repository))?;
         let Some(object) = object else {
@@ -118,8 +135,17 @@ impl Manifest {
             );
             return Err(RepositoryError::damaged(name, what).into());
         }
+        if let Some(number) = object.frames().iter().position(|frame| frame.kind != FrameKind::Data) {
+            return Err(RepositoryError::damaged(name, format!("frame {number} holds no data")).into());
+        }
         Ok(object)
     }
+}
+
+/// The first that comes twice, once they are sorted.
+fn first_twice<T: Ord + Copy>(all: &mut [T]) -> Option<T> {
+    all.sort_unstable();
+    all.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 fn each_record<T>(
@@ -132,8 +158,14 @@ fn each_record<T>(
     let mut stored = Vec::new();
     for number in object.of_kind(kind) {
         let mut bytes = object.frame(number, &mut stored, &mut decoder)?;
-        let bad =
-            |error: BadRecord| RepositoryError::damaged(object.name(), format!("frame {number}: {error}"));
+        let bad = |error: BadRecord| {
+            let what = format!("frame {number}: {error}");
+            if error.unknown {
+                RepositoryError::unknown(object.name(), what)
+            } else {
+                RepositoryError::damaged(object.name(), what)
+            }
+        };
         while let Some(record) = decode(&mut bytes).map_err(bad)? {
             visit(record)?;
         }
@@ -181,6 +213,12 @@ impl ManifestWriter {
         summary: &BackupSummary,
         name: &str,
     ) -> Result<Option<Built>, Failure> {
+        if packs.len() > PACKS_MAX {
+            let what = format!("{} packs, expected at most {PACKS_MAX}", packs.len());
+            return Err(
+                RepositoryError::new(name, what, "split the cluster; tell the makers of pgstrata.").into()
+            );
+        }
         self.end_frame(FrameKind::Files)?;
         for folder in folders {
             folder.encode(&mut self.records).map_err(refused)?;

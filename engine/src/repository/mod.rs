@@ -12,6 +12,7 @@ mod check;
 mod codec;
 mod container;
 mod error;
+mod identity;
 mod local;
 mod manifest;
 mod names;
@@ -23,13 +24,15 @@ mod place;
 mod records;
 mod store;
 mod summary;
+mod tree;
 mod writing;
 
 pub use catalogue::Placed;
 pub use check::{CheckConfig, CheckReport, check};
 pub use codec::{FrameCompression, FrameDecoder, FrameEncoder};
 pub use container::{
-    Built, Codec, ContainerBuilder, FRAMES_MAX, Frame, FrameKind, Hash, ObjectKind, PLAIN_MAX, RepositoryId,
+    Built, Codec, ContainerBuilder, FRAMES_MAX, Frame, FrameKind, Hash, ObjectKind, PACK_FRAMES_MAX,
+    PLAIN_MAX, RepositoryId,
 };
 pub use error::RepositoryError;
 pub use local::LocalStore;
@@ -41,14 +44,16 @@ pub use pack_ledger::PackLedger;
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use store::{NewObject, Object, Store};
-pub use summary::{BackupSummary, HeadSummary, KeySlot, TablespaceSummary};
+pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
+pub use tree::Tree;
+pub(crate) use tree::tablespace_of;
 pub(crate) use writing::{BackupFacts, RepositoryWriting};
 pub use writing::{RepositoryDestination, StoredBackup};
 
 use crate::failure::Failure;
 
 /// Bytes that nobody can foresee.
-fn random<const N: usize>() -> Result<[u8; N], Failure> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes)
         .map_err(|_| Failure::Target("the system has no random numbers".into()))?;

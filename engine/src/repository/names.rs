@@ -9,8 +9,10 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-/// The repository's head. Key rotation will add `.00000001` and so on; the highest number counts.
+/// The repository's head.
 pub(super) const HEAD: &str = "pgstrata-repository.00000000";
+/// What the names of all heads begin with. Key rotation will add `.00000001` and so on; the highest number counts.
+pub(super) const HEADS: &str = "pgstrata-repository.";
 /// The folder of all clusters.
 pub(super) const CLUSTERS: &str = "clusters";
 /// What a manifest's name ends with.
@@ -49,6 +51,12 @@ impl ClusterName {
     #[must_use]
     pub fn packs(&self) -> String {
         format!("{CLUSTERS}/{self}/packs")
+    }
+
+    /// The object that says which system's they are.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{CLUSTERS}/{self}/identity.00000000")
     }
 
     /// A backup's manifest.

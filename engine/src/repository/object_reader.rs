@@ -41,7 +41,7 @@ impl ObjectReader {
         let repository = check_prologue(&prologue, kind, repository, name)?;
         let mut trailer = [0; TRAILER];
         object.read(length - TRAILER as u64, &mut trailer)?;
-        let trailer = Trailer::decode(&trailer, length, name)?;
+        let trailer = Trailer::decode(&trailer, length, kind, name)?;
         // Its length was just compared with the object's own.
         let mut footer = vec![0; trailer.footer_length()];
         object.read(trailer.footer, &mut footer)?;

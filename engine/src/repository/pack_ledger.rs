@@ -37,7 +37,8 @@ impl PackLedger {
     /// A pack has had its last byte.
     pub fn end(&self, id: PackId, built: &Built) {
         let Built { length, frames, checksum } = *built;
-        lock(&self.packs)[id.number as usize] = Some(PackRecord { id, length, frames, checksum });
+        lock(&self.packs)[id.number as usize] =
+            Some(PackRecord { id, length, frames, checksum, needed: true });
     }
 
     /// The pack and frame that hold these bytes already, if that is known.

@@ -9,7 +9,7 @@ use super::container::{FrameKind, ObjectKind, RepositoryId};
 use super::error::RepositoryError;
 use super::local::LocalStore;
 use super::manifest::Manifest;
-use super::names::{BackupId, CLUSTERS, ClusterName, HEAD, MANIFEST_SUFFIX};
+use super::names::{BackupId, CLUSTERS, ClusterName, HEAD, HEADS, MANIFEST_SUFFIX};
 use super::object_reader::ObjectReader;
 use super::object_writer::ObjectWriter;
 use super::store::Store;
@@ -89,14 +89,14 @@ impl Repository {
         };
         // What an init that was killed has left is no reason to refuse.
         match store.list("")?.iter().find(|name| *name != "staging") {
-            Some(name) if name == HEAD => return Err(taken("there is a repository already")),
+            Some(name) if name.starts_with(HEADS) => return Err(taken("there is a repository already")),
             Some(_) => return Err(taken("the folder is not empty, expected none or an empty one")),
             None => {}
         }
         let id: RepositoryId = super::random()?;
         let mut head = ObjectWriter::begin(&*store, ObjectKind::Head, &id)?;
         let program = env!("CARGO_PKG_VERSION").to_owned();
-        let summary = HeadSummary { created: now(), program, key_slots: Vec::new() };
+        let summary = HeadSummary { created: now(), program, key_slots: Vec::new(), requires: Vec::new() };
         head.frame(FrameKind::Summary, &serde_json::to_vec(&summary).expect("a summary is JSON"))?;
         if head.publish(HEAD)?.is_none() {
             return Err(taken("another process has just made a repository there"));
@@ -113,6 +113,11 @@ impl Repository {
             let hint = "check the name, or make a repository with `pgstrata init`.";
             return Err(RepositoryError::new(store.address(), "there is no repository", hint).into());
         };
+        // Of several heads the highest counts, and this version writes one only.
+        if let Some(higher) = store.list("")?.iter().find(|name| name.starts_with(HEADS) && *name != HEAD) {
+            let what = format!("the repository has a further head, expected only {HEAD}");
+            return Err(RepositoryError::unknown(higher, what).into());
+        }
         let summary: HeadSummary = read_summary(&head)?;
         if !summary.key_slots.is_empty() {
             let what = "it has encryption keys, and this version knows no encryption";
@@ -151,6 +156,15 @@ impl Repository {
             names.iter().filter_map(|name| name.strip_suffix(MANIFEST_SUFFIX)?.parse().ok()).collect();
         backups.sort_unstable();
         Ok(backups)
+    }
+
+    /// Names among a cluster's backups that are none.
+    pub(super) fn strays(&self, cluster: &ClusterName) -> Result<Vec<String>, Failure> {
+        let is_backup =
+            |name: &str| name.strip_suffix(MANIFEST_SUFFIX).is_some_and(|id| id.parse::<BackupId>().is_ok());
+        let mut names = self.store.list(&cluster.backups())?;
+        names.retain(|name| !is_backup(name));
+        Ok(names)
     }
 
     /// Opens a backup.
@@ -227,6 +241,11 @@ mod tests {
         let other: Arc<dyn Store> = Arc::new(LocalStore::new(scratch.path()));
         let refused = Repository::init(other).expect_err("in use").to_string();
         assert!(refused.contains("not empty"), "{refused}");
+        let higher = scratch.path().join("r/pgstrata-repository.00000001");
+        std::fs::write(&higher, b"later").expect("written");
+        let refused = Repository::open(store()).expect_err("a later head").to_string();
+        assert!(refused.contains("00000001") && refused.contains("newer pgstrata"), "{refused}");
+        std::fs::remove_file(higher).expect("removed");
         let cluster: ClusterName = "main".parse().expect("valid");
         let refused = made.backup(&cluster, BackupChoice::Latest).expect_err("none").to_string();
         assert!(refused.contains("has no backup"), "{refused}");

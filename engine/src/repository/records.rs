@@ -5,7 +5,7 @@
 
 use pgstrata_protocol::tar::MemberPath;
 
-use super::container::Hash;
+use super::container::{FRAME_ENTRY, Hash, PACK_FRAMES_MAX, PROLOGUE, STORED_MAX, TRAILER};
 use super::names::{BackupId, PackId};
 
 /// The unit in which maps count: a PostgreSQL page (`BLCKSZ`).
@@ -14,6 +14,10 @@ pub const BLOCK: u64 = 8192;
 const EXTENT: usize = 20;
 /// Bytes of a pack's record.
 const PACK: usize = 64;
+/// The flag of a pack that this backup does not refer to.
+const NOT_NEEDED: u32 = 1;
+/// The most packs of a table.
+pub(super) const PACKS_MAX: usize = 1 << 22;
 /// The most extents of one file's map; a record has to fit into a frame.
 pub const EXTENTS_MAX: usize = 40_000;
 
@@ -77,15 +81,25 @@ pub struct PackRecord {
     pub frames: u32,
     /// The checksum in its trailer.
     pub checksum: Hash,
+    /// Whether an extent may name it. One that none does holds a place in the table and need not exist.
+    pub needed: bool,
 }
 
 /// Records that are not what this program writes, in words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BadRecord(String);
+#[error("{what}")]
+pub struct BadRecord {
+    what: String,
+    /// Of a kind that a later version may know, rather than damaged.
+    pub(super) unknown: bool,
+}
 
 fn bad<T>(what: impl Into<String>) -> Result<T, BadRecord> {
-    Err(BadRecord(what.into()))
+    Err(BadRecord { what: what.into(), unknown: false })
+}
+
+fn unknown<T>(what: impl Into<String>) -> Result<T, BadRecord> {
+    Err(BadRecord { what: what.into(), unknown: true })
 }
 
 /// Bytes that are taken from the front.
@@ -126,17 +140,30 @@ impl<'a> Input<'a> {
     }
 
     fn mode(&mut self) -> Result<u32, BadRecord> {
-        let mode = self.u32()?;
-        if mode & !0o777 == 0 { Ok(mode) } else { bad(format!("mode {mode:o}, expected nine bits")) }
+        let (mode, owner) = (u32::from(self.u16()?), self.u16()?);
+        if owner != 0 {
+            return unknown(format!("owner {owner}, and this version knows no owners"));
+        }
+        if mode & !0o777 == 0 { Ok(mode) } else { unknown(format!("mode {mode:o}, expected nine bits")) }
     }
 }
 
 fn put_path(path: &[u8], into: &mut Vec<u8>) -> Result<(), BadRecord> {
-    MemberPath::check(path)
-        .map_err(|error| BadRecord(format!("path \"{}\": {error}", path.escape_ascii())))?;
-    let length = u16::try_from(path.len()).map_err(|_| BadRecord("a path of more than 64 KiB".into()))?;
+    if let Err(error) = MemberPath::check(path) {
+        return bad(format!("path \"{}\": {error}", path.escape_ascii()));
+    }
+    let Ok(length) = u16::try_from(path.len()) else { return bad("a path of more than 64 KiB") };
     into.extend_from_slice(&length.to_le_bytes());
     into.extend_from_slice(path);
+    Ok(())
+}
+
+/// Permission bits, and an owner: none, so whoever restores.
+fn put_mode(mode: u32, into: &mut Vec<u8>) -> Result<(), BadRecord> {
+    if mode & !0o777 != 0 {
+        return bad(format!("mode {mode:o}, expected nine bits"));
+    }
+    into.extend_from_slice(&mode.to_le_bytes());
     Ok(())
 }
 
@@ -148,7 +175,7 @@ impl FileRecord {
     pub fn encode(&self, into: &mut Vec<u8>) -> Result<(), BadRecord> {
         self.check_map()?;
         put_path(&self.path, into)?;
-        into.extend_from_slice(&self.mode.to_le_bytes());
+        put_mode(self.mode, into)?;
         into.extend_from_slice(&self.size.to_le_bytes());
         into.extend_from_slice(&self.modified.to_le_bytes());
         into.push(0);
@@ -175,7 +202,7 @@ impl FileRecord {
         let (size, modified) = (input.u64()?, input.u64()?);
         match input.array::<1>()? {
             [0] => {}
-            [kind] => return bad(format!("a map of kind {kind}, which this version does not know")),
+            [kind] => return unknown(format!("a map of kind {kind}, which this version does not know")),
         }
         let count = input.u32()? as usize;
         if count > EXTENTS_MAX {
@@ -222,7 +249,7 @@ impl FolderRecord {
     /// What no record can say.
     pub fn encode(&self, into: &mut Vec<u8>) -> Result<(), BadRecord> {
         put_path(&self.path, into)?;
-        into.extend_from_slice(&self.mode.to_le_bytes());
+        put_mode(self.mode, into)?;
         Ok(())
     }
 
@@ -249,7 +276,7 @@ impl PackRecord {
         into.extend_from_slice(&self.id.number.to_le_bytes());
         into.extend_from_slice(&self.length.to_le_bytes());
         into.extend_from_slice(&self.frames.to_le_bytes());
-        into.extend_from_slice(&[0; 4]);
+        into.extend_from_slice(&(if self.needed { 0 } else { NOT_NEEDED }).to_le_bytes());
         into.extend_from_slice(&self.checksum);
     }
 
@@ -265,10 +292,19 @@ impl PackRecord {
         let backup = BackupId { seconds: input.u64()?, random: input.u32()? };
         let id = PackId { backup, number: input.u32()? };
         let (length, frames) = (input.u64()?, input.u32()?);
-        if input.u32()? != 0 {
-            return bad(format!("pack {id} has flags that this version does not know"));
+        let flags = input.u32()?;
+        if flags & !NOT_NEEDED != 0 {
+            return unknown(format!("pack {id} has flags that this version does not know"));
         }
-        let record = Self { id, length, frames, checksum: input.array()? };
+        let frame = |stored: usize| u64::from(frames) * (stored + FRAME_ENTRY) as u64;
+        let ends = (PROLOGUE + TRAILER) as u64;
+        if frames == 0 || frames as usize > PACK_FRAMES_MAX {
+            return bad(format!("pack {id} of {frames} frames, expected 1 to {PACK_FRAMES_MAX}"));
+        }
+        if length < ends + frame(0) || length > ends + frame(STORED_MAX) {
+            return bad(format!("pack {id} of {length} bytes, which {frames} frames cannot have"));
+        }
+        let record = Self { id, length, frames, checksum: input.array()?, needed: flags & NOT_NEEDED == 0 };
         debug_assert_eq!(bytes.len() - input.0.len(), PACK);
         *bytes = input.0;
         Ok(Some(record))
@@ -345,13 +381,32 @@ mod tests {
         assert_eq!(FolderRecord::decode(&mut rest), Ok(Some(folder)));
         assert_eq!(FolderRecord::decode(&mut rest), Ok(None));
         let id = PackId { backup: BackupId { seconds: 5, random: 6 }, number: 7 };
-        let pack = PackRecord { id, length: 8, frames: 9, checksum: [10; 32] };
+        let pack = PackRecord { id, length: 8000, frames: 9, checksum: [10; 32], needed: true };
         let mut bytes = Vec::new();
         pack.encode(&mut bytes);
         assert_eq!(bytes.len(), PACK);
         assert_eq!(PackRecord::decode(&mut &bytes[..]), Ok(Some(pack)));
         bytes[28] = 1;
-        assert!(PackRecord::decode(&mut &bytes[..]).is_err(), "flags");
+        let unneeded = PackRecord { needed: false, ..pack };
+        assert_eq!(PackRecord::decode(&mut &bytes[..]), Ok(Some(unneeded)));
+        bytes[28] = 2;
+        assert!(PackRecord::decode(&mut &bytes[..]).expect_err("flags").unknown);
+        for (frames, length) in [(0, 96), (4097, 1 << 20), (9, 96), (9, 599), (9, 10 << 20)] {
+            let mut bytes = Vec::new();
+            PackRecord { frames, length, ..pack }.encode(&mut bytes);
+            let refused = PackRecord::decode(&mut &bytes[..]).expect_err("impossible");
+            assert!(!refused.unknown, "{frames} frames in {length} bytes: {refused}");
+        }
+    }
+
+    #[test]
+    fn owners_are_unknown_and_no_damage() {
+        let mut bytes = Vec::new();
+        FolderRecord { path: b"a".to_vec(), mode: 0o700 }.encode(&mut bytes).expect("valid");
+        bytes[5] = 1;
+        let refused = FolderRecord::decode(&mut &bytes[..]).expect_err("an owner");
+        assert!(refused.unknown && refused.to_string().contains("owner 1"), "{refused}");
+        assert!(FolderRecord { path: b"a".to_vec(), mode: 0o1777 }.encode(&mut Vec::new()).is_err());
     }
 
     #[test]

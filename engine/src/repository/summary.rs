@@ -1,12 +1,16 @@
 //! What an object says of itself: a JSON object in a frame of its own.
+//!
+//! Fields that a reader does not know are passed over. What must not be passed over has a word in `requires`.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::RepositoryError;
 
+/// The words of `requires` that this version knows: none so far.
+const KNOWN: [&str; 0] = [];
+
 /// A repository's head.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HeadSummary {
     /// Seconds since 1970.
     pub created: u64,
@@ -14,11 +18,28 @@ pub struct HeadSummary {
     pub program: String,
     /// Wrapped data keys, one for each that may open the repository. Empty where nothing is encrypted.
     pub key_slots: Vec<KeySlot>,
+    /// What a reader must know; see [`KNOWN`].
+    pub requires: Vec<String>,
+}
+
+/// Whose backups lie under a cluster's name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentitySummary {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Its system identifier; in decimal digits, because JSON's numbers are no more than 53 bits to many.
+    #[serde(with = "decimal")]
+    pub system_identifier: u64,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The program's version that wrote it.
+    pub program: String,
+    /// What a reader must know; see [`KNOWN`].
+    pub requires: Vec<String>,
 }
 
 /// A data key as one recipient can unwrap it. None is written by this version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct KeySlot {
     /// How the key is wrapped.
     pub method: String,
@@ -28,7 +49,6 @@ pub struct KeySlot {
 
 /// A backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BackupSummary {
     /// The cluster's name.
     pub cluster: String,
@@ -42,7 +62,8 @@ pub struct BackupSummary {
     pub source: String,
     /// The server's version, in words.
     pub server_version: String,
-    /// The cluster's system identifier.
+    /// The cluster's system identifier, in decimal digits.
+    #[serde(with = "decimal")]
     pub system_identifier: u64,
     /// Bytes of a WAL segment.
     pub wal_segment_size: u64,
@@ -74,11 +95,12 @@ pub struct BackupSummary {
     pub stored_bytes: u64,
     /// Tablespaces.
     pub tablespaces: Vec<TablespaceSummary>,
+    /// What a reader must know; see [`KNOWN`].
+    pub requires: Vec<String>,
 }
 
 /// A tablespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TablespaceSummary {
     /// Its OID.
     pub oid: u32,
@@ -87,13 +109,47 @@ pub struct TablespaceSummary {
     pub location: Vec<u8>,
 }
 
+impl TablespaceSummary {
+    /// Whether it lies outside of the data directory, which has a link to it.
+    #[must_use]
+    pub fn is_linked(&self) -> bool {
+        self.location.starts_with(b"/")
+    }
+}
+
 /// Reads a summary.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(super) fn parse<'b, T: Deserialize<'b>>(bytes: &'b [u8], object: &str) -> Result<T, RepositoryError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| RepositoryError::damaged(object, format!("its summary cannot be read: {error}")))
+    /// Read first: what is unknown may have changed everything else.
+    #[derive(Deserialize)]
+    struct Required {
+        requires: Vec<String>,
+    }
+    let unreadable = |error: serde_json::Error| {
+        RepositoryError::damaged(object, format!("its summary cannot be read: {error}"))
+    };
+    let Required { requires } = serde_json::from_slice(bytes).map_err(unreadable)?;
+    if let Some(word) = requires.iter().find(|word| !KNOWN.contains(&word.as_str())) {
+        let what = format!("it requires \"{}\", which this version does not know", word.escape_default());
+        return Err(RepositoryError::unknown(object, what));
+    }
+    serde_json::from_slice(bytes).map_err(unreadable)
+}
+
+/// A number of 64 bits as a string.
+mod decimal {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(number)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<u64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// A path that need not be UTF-8: bytes outside of printable ASCII, and `\`, as `\xHH`.
@@ -142,14 +198,32 @@ mod tests {
         for location in [&b"/srv/ts"[..], b"/a\\b\n\xff\x00=\"", b"pg_tblspc/16384", b""] {
             let tablespace = TablespaceSummary { oid: 1, location: location.to_vec() };
             let text = serde_json::to_vec(&tablespace).expect("serialized");
-            assert_eq!(parse::<TablespaceSummary>(&text, "x"), Ok(tablespace));
+            let read: TablespaceSummary = serde_json::from_slice(&text).expect("read");
+            assert_eq!(read, tablespace);
         }
         for broken in [
             r#"{"oid":1,"location":"\\"}"#,
             r#"{"oid":1,"location":"\\x5"}"#,
             r#"{"oid":1,"location":"\\y00"}"#,
         ] {
-            assert!(parse::<TablespaceSummary>(broken.as_bytes(), "x").is_err(), "{broken}");
+            assert!(serde_json::from_str::<TablespaceSummary>(broken).is_err(), "{broken}");
         }
+    }
+
+    #[test]
+    fn later_versions_are_read_unless_they_say_otherwise() {
+        let text = |more: &str| {
+            format!(
+                r#"{{"cluster":"c","system_identifier":"18446744073709551615","created":1,"program":"x",{more}}}"#
+            )
+        };
+        let read = |more: &str| parse::<IdentitySummary>(text(more).as_bytes(), "x");
+        let known = read(r#""requires":[]"#).expect("known");
+        assert_eq!(known.system_identifier, u64::MAX);
+        assert!(serde_json::to_string(&known).expect("JSON").contains(r#""18446744073709551615""#));
+        assert_eq!(read(r#""requires":[],"later":{"a":[1]}"#), Ok(known));
+        let refused = read(r#""requires":["later"],"later":1"#).expect_err("unknown").to_string();
+        assert!(refused.contains("requires \"later\"") && refused.contains("newer pgstrata"), "{refused}");
+        assert!(read(r#""later":1"#).expect_err("none").to_string().contains("damaged"));
     }
 }

@@ -106,10 +106,12 @@ impl RepositoryWriting {
     /// Begins a backup. Its staging folder is for the caller to make and to remove.
     pub(crate) fn begin(
         destination: &RepositoryDestination,
+        system_identifier: u64,
         archives: &[Archive],
         stop: &Stop<Failure>,
     ) -> Result<Self, Failure> {
         let RepositoryDestination { repository, cluster, .. } = destination;
+        repository.claim_identity(cluster, system_identifier)?;
         let backup = repository.next_backup(cluster)?;
         let packs_folder = Folder::open(&destination.packs_folder()?)?;
         let staging = destination.staging_folder()?.join(backup.to_string());
@@ -236,6 +238,7 @@ impl RepositoryWriting {
             wal_bytes,
             stored_bytes,
             tablespaces: self.tablespaces.clone(),
+            requires: Vec::new(),
         };
         let store = repository.store();
         store.sync_folder(&cluster.packs())?;
@@ -330,7 +333,7 @@ fn all_folders(
     tablespaces: &[TablespaceSummary],
     mode: u32,
 ) -> Vec<FolderRecord> {
-    let in_place = tablespaces.iter().filter(|tablespace| !tablespace.location.starts_with(b"/"));
+    let in_place = tablespaces.iter().filter(|tablespace| !tablespace.is_linked());
     folders.extend(in_place.map(|tablespace| FolderRecord { path: tablespace.location.clone(), mode }));
     // By bytes, a folder's path is before all that begins with it. The sort is stable: what came is before what is added.
     folders.sort_by(|one, other| one.path.cmp(&other.path));

@@ -14,12 +14,14 @@ use crate::basebackup::{Claims, PlainEnd};
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
 use crate::pipeline::{FileWriters, Layout, StageClock};
-use crate::repository::{FileRecord, Manifest, OpenPacks};
+use crate::repository::{FileRecord, Manifest, OpenPacks, PLAIN_MAX};
 use crate::ring::{IoMode, ProbeReport, probe};
 use crate::stop::Stop;
 
 /// The most small files in one job.
 const JOB: usize = 256;
+/// A file of more bytes does not lie in one frame.
+const SMALL: u64 = PLAIN_MAX as u64;
 
 /// Restores. `warn` hears what could not be cleaned up after a failure; `stop` ends it early.
 pub fn run(
@@ -65,6 +67,7 @@ fn restore(
         folders,
         recovery: None,
         has_manifest: true,
+        held: target.held.clone(),
         file_mode: 0o600,
         sync: true,
     };
@@ -148,32 +151,89 @@ fn write_files(
     Ok(())
 }
 
-/// Deals files to the workers. Neighbours that lie in one frame stay together, so that it is read once.
+/// Deals files to the workers.
 fn deal(manifest: &Manifest, jobs: &Sender<Vec<FileRecord>>, stop: &Stop<Failure>) -> Result<(), Failure> {
-    let frame = |file: &FileRecord| match &file.map[..] {
-        [] => None,
-        [extent] => Some((extent.pack, extent.frame)),
-        _ => Some((u32::MAX, u32::MAX)),
-    };
-    let send = |job: &mut Vec<FileRecord>| {
+    let send = |job: Vec<FileRecord>| {
         if stop.is_thrown() {
             return Err(Failure::Stopped);
         }
-        if job.is_empty() { Ok(()) } else { jobs.send(std::mem::take(job)).map_err(|_| Failure::Stopped) }
+        if job.is_empty() { Ok(()) } else { jobs.send(job).map_err(|_| Failure::Stopped) }
     };
-    let mut job: Vec<FileRecord> = Vec::new();
-    let mut of = None;
-    manifest.each_file(|file| {
-        let place = frame(&file);
-        // Empty files go along with anything.
-        let together = place.is_none() || of.is_none() || place == of;
-        if !together || job.len() >= JOB {
-            send(&mut job)?;
-            of = None;
-        }
-        of = place.or(of);
-        job.push(file);
-        Ok(())
+    let mut under_way = Job::default();
+    manifest.each_file(|file| match under_way.join(file) {
+        Some(full) => send(full),
+        None => Ok(()),
     })?;
-    send(&mut job)
+    send(under_way.files)
+}
+
+/// Neighbours that lie in one frame, so that it is read once. A file that has frames of its own is a job of its own:
+/// nothing is saved by one worker for several of these.
+#[derive(Default)]
+struct Job {
+    files: Vec<FileRecord>,
+    /// The frame that they share; none while all are empty.
+    of: Option<Lies>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lies {
+    /// In a frame of a pack.
+    In(u32, u32),
+    /// In several.
+    Apart,
+}
+
+impl Job {
+    /// Takes a file in. Returns the job before it, where it does not belong there.
+    fn join(&mut self, file: FileRecord) -> Option<Vec<FileRecord>> {
+        let lies = match &file.map[..] {
+            [] => None,
+            [extent] if file.size <= SMALL => Some(Lies::In(extent.pack, extent.frame)),
+            _ => Some(Lies::Apart),
+        };
+        // Empty files go along with anything.
+        let together = lies.is_none() || self.of.is_none() || (lies == self.of && lies != Some(Lies::Apart));
+        let full = (!together || self.files.len() >= JOB).then(|| {
+            self.of = None;
+            std::mem::take(&mut self.files)
+        });
+        self.of = lies.or(self.of);
+        self.files.push(file);
+        full
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::{BLOCK, Extent};
+
+    #[test]
+    fn only_files_that_share_a_frame_share_a_job() {
+        let file = |size: u64, places: &[(u32, u32)]| {
+            let count = u32::try_from(size.div_ceil(BLOCK)).expect("small");
+            let extent = |(at, (pack, frame)): (u32, &(u32, u32))| {
+                let share = count / u32::try_from(places.len()).expect("few");
+                Extent { block: at * share, count: share, pack: *pack, frame: *frame, offset: 0 }
+            };
+            let map = (0..).zip(places).map(extent).collect();
+            FileRecord { path: b"x".to_vec(), mode: 0, size, modified: 0, map }
+        };
+        let jobs = |files: Vec<FileRecord>| {
+            let mut job = Job::default();
+            let mut lengths: Vec<_> =
+                files.into_iter().filter_map(|file| job.join(file)).map(|job| job.len()).collect();
+            lengths.push(job.files.len());
+            lengths
+        };
+        let gib = 1 << 30;
+        let segment = || file(gib, &[(0, 0), (1, 0)]);
+        assert_eq!(jobs(vec![segment(), segment(), segment()]), [1, 1, 1]);
+        // The same bytes are the same frames, and still each file is written whole.
+        assert_eq!(jobs(vec![file(gib, &[(0, 0)]), file(gib, &[(0, 0)])]), [1, 1]);
+        let small = |frame: u32| file(BLOCK, &[(0, frame)]);
+        assert_eq!(jobs(vec![small(1), file(0, &[]), small(1), small(2), segment(), small(2)]), [3, 1, 1, 1]);
+        assert_eq!(jobs((0..JOB + 1).map(|_| small(1)).collect()), [JOB, 1]);
+    }
 }

@@ -6,11 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use crate::basebackup::{Claims, MANIFEST_TMP};
+use crate::basebackup::{Claims, Held};
 use crate::failure::Failure;
 use crate::pipeline::Folder;
-use crate::repository::{Manifest, RepositoryError, TablespaceSummary};
-use crate::sink::HELD_CONTROL_FILE;
+use crate::repository::{Manifest, RepositoryError, TablespaceSummary, Tree, tablespace_of};
 
 const CONTROL_FILE: &[u8] = b"global/pg_control";
 const MANIFEST: &[u8] = b"backup_manifest";
@@ -19,6 +18,8 @@ const MANIFEST: &[u8] = b"backup_manifest";
 #[derive(Debug)]
 pub(super) struct Target {
     base: Arc<Folder>,
+    /// Where the files that complete a cluster are written until it is complete.
+    pub(super) held: Held,
     /// Tablespaces outside of the data directory, by OID.
     tablespaces: HashMap<u32, Arc<Folder>>,
     /// Folders that were made, for their syncs.
@@ -35,9 +36,11 @@ impl Target {
     ) -> Result<Self, Failure> {
         let mode = manifest.summary.folder_mode & 0o777;
         let places = places(&manifest.summary.tablespaces, mapping)?;
+        check_apart(path, &places)?;
+        let held = look_through(manifest)?;
         claims.claim(path, mode)?;
         let base = Folder::open(path)?;
-        let mut target = Target { base, tablespaces: HashMap::new(), made: Vec::new() };
+        let mut target = Target { base, held, tablespaces: HashMap::new(), made: Vec::new() };
         for (oid, place) in &places {
             if let Some(place) = place {
                 claims.claim(place, mode)?;
@@ -71,10 +74,10 @@ impl Target {
     }
 
     /// Where a file is written until the restore is complete.
-    pub(super) fn held(path: &[u8]) -> &[u8] {
+    pub(super) fn held<'p>(&'p self, path: &'p [u8]) -> &'p [u8] {
         match path {
-            CONTROL_FILE => HELD_CONTROL_FILE.as_bytes(),
-            MANIFEST => MANIFEST_TMP.as_bytes(),
+            CONTROL_FILE => self.held.control.as_bytes(),
+            MANIFEST => self.held.manifest.as_bytes(),
             path => path,
         }
     }
@@ -93,11 +96,64 @@ impl Target {
     }
 
     fn tablespace_of<'p>(&self, path: &'p [u8]) -> Option<(&Arc<Folder>, &'p [u8])> {
-        let path = path.strip_prefix(b"pg_tblspc/")?;
-        let slash = path.iter().position(|byte| *byte == b'/')?;
-        let oid = std::str::from_utf8(&path[..slash]).ok()?.parse().ok()?;
-        Some((self.tablespaces.get(&oid)?, &path[slash + 1..]))
+        let (oid, below) = tablespace_of(path)?;
+        Some((self.tablespaces.get(&oid)?, below))
     }
+}
+
+/// Reads all paths before anything is made, and finds names for what is held back that no other path has: a data
+/// directory may hold whatever a backup that died in it has left.
+fn look_through(manifest: &Manifest) -> Result<Held, Failure> {
+    let mut held = Held::default();
+    let mut tree = Tree::of(manifest)?;
+    let mut taken = [tree.has_folder(held.manifest.as_bytes()), tree.has_folder(held.control.as_bytes())];
+    manifest.each_file(|file| {
+        taken[0] |= file.path == held.manifest.as_bytes();
+        taken[1] |= file.path == held.control.as_bytes();
+        tree.file(&file.path)
+    })?;
+    tree.finish()?;
+    // Chance enough that nobody can have foreseen it.
+    let other = |name: &mut String| -> Result<(), Failure> {
+        *name += &format!(".{:032x}", u128::from_le_bytes(crate::repository::random()?));
+        Ok(())
+    };
+    if taken[0] {
+        other(&mut held.manifest)?;
+    }
+    if taken[1] {
+        other(&mut held.control)?;
+    }
+    Ok(held)
+}
+
+/// No two of these may be one folder.
+fn check_apart(target: &Path, places: &[(u32, Option<PathBuf>)]) -> Result<(), Failure> {
+    let mut seen = HashMap::from([(resolved(target), "the data directory".to_owned())]);
+    for (oid, place) in places {
+        let Some(place) = place else { continue };
+        let what = format!("tablespace {oid}");
+        if let Some(other) = seen.insert(resolved(place), what.clone()) {
+            return Err(Failure::Target(format!(
+                "{other} and {what} would both go to \"{}\"\n\
+                 HINT: give each a folder of its own with --tablespace-mapping; nothing was changed.",
+                place.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A path without links, as far as it is there.
+fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for above in path.ancestors() {
+        if let (Ok(there), Ok(rest)) = (above.canonicalize(), path.strip_prefix(above)) {
+            // Joined to nothing it would end in a slash, which paths compare without.
+            return there.join(rest);
+        }
+    }
+    path
 }
 
 /// Where each tablespace goes; none for those that lie in the data directory.

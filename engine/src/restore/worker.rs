@@ -69,7 +69,8 @@ impl Worker {
     }
 
     fn restore(&mut self, file: &FileRecord) -> Result<(), Failure> {
-        let path = Target::held(&file.path);
+        let target = Arc::clone(&self.target);
+        let path = target.held(&file.path);
         let parent = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
         let (folder, name) = match &self.last {
             Some((last, folder)) if path[..parent] == *last => {

@@ -4,5 +4,6 @@ mod decompress;
 mod stream;
 mod target;
 
+pub(crate) use stream::is_version_folder;
 pub use stream::{ExpectedStream, StreamEnd, StreamSource};
 pub use target::watch_target;

@@ -379,7 +379,7 @@ impl<'a> StreamSource<'a> {
 }
 
 /// `TABLESPACE_VERSION_DIRECTORY` (`common/relpath.h`): `PG_`, the major version, `_`, the catalogue's version.
-fn is_version_folder(name: &[u8]) -> bool {
+pub(crate) fn is_version_folder(name: &[u8]) -> bool {
     let mut parts = name.split(|byte| *byte == b'_');
     let is_number = |part: Option<&[u8]>| {
         part.is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
