@@ -318,3 +318,42 @@ fn refused_backups_are_refused_alike() {
         }
     });
 }
+
+#[test]
+fn folders_that_the_group_may_read_and_mapped_tablespaces_are_the_same() {
+    let Some((major, stock)) = beside::stock().into_iter().next_back() else { return };
+    let source = harness::cluster(major)
+        .complete(stock)
+        .init(|options| options.group_access = true)
+        .setting("autovacuum", "off")
+        .wal_segsize_mb(1)
+        .with(Workload::empty().rows(100).tablespaces(1))
+        .start();
+    let ours = beside::links(source.scratch());
+    let sides = [Side { source: &source, folder: stock.bin_dir() }, Side { source: &source, folder: &ours }];
+    let location = source.tablespaces()[0].location.as_ref().unwrap().display().to_string();
+    let mapping = format!("-T {location}={}", source.scratch().join("places/moved").display());
+    for line in [format!("-D T -N {mapping}"), "-D T -N -Ft".to_owned(), format!("-D EMPTY -N {mapping}")] {
+        let listings = sides.each_ref().map(|side| {
+            let places = Places::make(source.scratch());
+            side.take(&line, &places).expect_success();
+            check_both_ways(major, &line, &places, sides.each_ref());
+            places.listing()
+        });
+        assert_eq!(listings[0], listings[1], "{line}");
+        // As the server's own: the group may read, and nobody else.
+        let made =
+            listings[1].iter().filter(|(name, _)| name.starts_with("T/") || name.starts_with("moved/"));
+        for (name, shape) in made {
+            let expected = if line.contains("-Ft") {
+                &["file 640"][..]
+            } else {
+                &["file 640", "folder 750", "link 777"]
+            };
+            assert!(
+                name.contains(".tar: ") || expected.contains(&shape.as_str()),
+                "{line}: {name} is {shape}"
+            );
+        }
+    }
+}
