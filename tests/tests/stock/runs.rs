@@ -154,11 +154,15 @@ struct Side<'a> {
 
 impl Side<'_> {
     fn take(&self, line: &str, places: &Places) -> Finished {
+        self.take_with(line, places, &[])
+    }
+
+    fn take_with(&self, line: &str, places: &Places, more: &[&str]) -> Finished {
         let port = self.source.port().to_string();
         let run =
             beside::tool(self.folder, "pg_basebackup").args(["-c", "fast", "-h", "127.0.0.1", "-p", &port]);
         let user: &[&str] = if line.contains("-U ") { &[] } else { &["-U", "postgres"] };
-        run.args(user).args(line.split(' ').map(|word| places.word(word))).run()
+        run.args(user).args(line.split(' ').map(|word| places.word(word))).args(more).run()
     }
 
     /// What is left of slots; those that a run made are dropped.
@@ -332,12 +336,13 @@ fn folders_that_the_group_may_read_and_mapped_tablespaces_are_the_same() {
     let ours = beside::links(source.scratch());
     let sides = [Side { source: &source, folder: stock.bin_dir() }, Side { source: &source, folder: &ours }];
     let location = source.tablespaces()[0].location.as_ref().unwrap().display().to_string();
-    let mapping = format!("-T {location}={}", source.scratch().join("places/moved").display());
-    for line in [format!("-D T -N {mapping}"), "-D T -N -Ft".to_owned(), format!("-D EMPTY -N {mapping}")] {
+    let mapping = format!("{location}={}", source.scratch().join("places/moved").display());
+    let mapped = ["-T", mapping.as_str()];
+    for (line, more) in [("-D T -N", &mapped[..]), ("-D T -N -Ft", &[]), ("-D EMPTY -N", &mapped)] {
         let listings = sides.each_ref().map(|side| {
             let places = Places::make(source.scratch());
-            side.take(&line, &places).expect_success();
-            check_both_ways(major, &line, &places, sides.each_ref());
+            side.take_with(line, &places, more).expect_success();
+            check_both_ways(major, line, &places, sides.each_ref());
             places.listing()
         });
         assert_eq!(listings[0], listings[1], "{line}");
