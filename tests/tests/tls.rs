@@ -468,6 +468,7 @@ fn backups_over_tls() {
     for major in versions() {
         eprintln!("PostgreSQL {major}");
         let source = secured(major, &authority);
+        source.sql().execute("SELECT pg_create_physical_replication_slot('held', true)");
         source.sql().execute(
             "CREATE TABLE filling AS SELECT n, repeat(md5(n::text), 20) AS text FROM generate_series(1, 60000) n",
         );
@@ -496,6 +497,37 @@ fn backups_over_tls() {
             for part in ["sslmode=''verify-full''", "sslrootcert=''", written] {
                 assert!(settings.contains(part), "{part}: {settings}");
             }
+            // The other way of receiving: WAL, with words that go back all the time.
+            let dir = source.dir(&format!("{name} wal"));
+            fs::create_dir(&dir).unwrap();
+            let end: String = source.sql().value("SELECT pg_current_wal_flush_lsn() - 1");
+            let run =
+                harness::pgstrata(["receivewal", "-n", "-S", "held", "-E", &end, "-d", &conninfo, "-D"]);
+            run.arg(&dir)
+                .env("PGPASSWORD", "geheim")
+                .env("HOME", source.dir("nobody"))
+                .run()
+                .expect_success();
+            let (mut whole, mut partial) = (0, 0);
+            for entry in fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()) {
+                match entry.extension() {
+                    Some(_) => partial += 1,
+                    None => {
+                        let theirs = source.data_dir().join("pg_wal").join(entry.file_name().unwrap());
+                        assert!(
+                            fs::read(&entry).unwrap() == fs::read(theirs).unwrap(),
+                            "{}",
+                            entry.display()
+                        );
+                        whole += 1;
+                    }
+                }
+            }
+            // Older servers' slots cannot be asked where they stand.
+            assert!(
+                partial == 1 && (whole > 0 || major < 15),
+                "{major}: {whole} segments, {partial} partial"
+            );
         }
         // The lines of this role and database are all hostssl.
         let plain = format!("{} user=scram sslmode=disable", to(&source));
