@@ -500,6 +500,8 @@ fn backups_over_tls() {
             // The other way of receiving: WAL, with words that go back all the time.
             let dir = source.dir(&format!("{name} wal"));
             fs::create_dir(&dir).unwrap();
+            // The backup's end has switched to a new segment.
+            source.sql().execute(&format!("CREATE TABLE \"{name}\" (i int)"));
             let end: String = source.sql().value("SELECT pg_current_wal_flush_lsn() - 1");
             let run =
                 harness::pgstrata(["receivewal", "-n", "-S", "held", "-E", &end, "-d", &conninfo, "-D"]);
