@@ -46,8 +46,20 @@ fn tell(args: &VerifyArgs, report: &CheckReport) -> anyhow::Result<()> {
         event["event"] = "summary".into();
         print_json(&event);
     }
-    let CheckReport { backups, packs, frames, stored_bytes, bytes, problem_count, problems, seconds } =
-        report;
+    let CheckReport {
+        backups,
+        packs,
+        frames,
+        stored_bytes,
+        bytes,
+        problem_count,
+        problems,
+        warnings,
+        seconds,
+    } = report;
+    for warning in warnings {
+        message::warning(warning);
+    }
     for problem in problems {
         message::error(problem);
     }

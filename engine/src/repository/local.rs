@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::store::{NewObject, Object, Store};
+use super::store::{Listed, NewObject, Object, Store};
 use crate::failure::Failure;
 
 /// Where objects lie until they are published.
@@ -102,6 +102,24 @@ impl Store for LocalStore {
         }
         names.sort_unstable();
         Ok(names)
+    }
+
+    fn list_objects(&self, folder: &str) -> Result<Vec<Listed>, Failure> {
+        let path = self.root.join(folder);
+        let mut listed = Vec::new();
+        for name in self.list(folder)? {
+            let path = path.join(&name);
+            let failed = |error| Failure::disk("examine", &path, error);
+            match fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed(error)),
+                Ok(found) => {
+                    let modified = found.modified().map_err(failed)?;
+                    listed.push(Listed { name, length: found.len(), modified });
+                }
+            }
+        }
+        Ok(listed)
     }
 
     fn remove(&self, names: &[String]) -> Result<(), Failure> {

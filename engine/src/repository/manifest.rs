@@ -31,13 +31,13 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    pub(super) fn open(
+    /// Opens a manifest and reads its summary only.
+    pub(super) fn open_summary(
         repository: &Repository,
         cluster: &ClusterName,
         id: BackupId,
-    ) -> Result<Option<Self>, Failure> {
-        let (store, name) = (repository.store(), cluster.manifest(id));
-        let own = repository.id();
+    ) -> Result<Option<(ObjectReader, BackupSummary)>, Failure> {
+        let (store, name, own) = (repository.store(), cluster.manifest(id), repository.id());
         let Some(object) = ObjectReader::open(&**store, &name, ObjectKind::Manifest, Some(&own))? else {
             return Ok(None);
         };
@@ -46,6 +46,16 @@ impl Manifest {
             let what = format!("it is backup {} of cluster \"{}\"", summary.backup, summary.cluster);
             return Err(RepositoryError::damaged(&name, what).into());
         }
+        Ok(Some((object, summary)))
+    }
+
+    pub(super) fn open(
+        repository: &Repository,
+        cluster: &ClusterName,
+        id: BackupId,
+    ) -> Result<Option<Self>, Failure> {
+        let Some((object, summary)) = Self::open_summary(repository, cluster, id)? else { return Ok(None) };
+        let (store, name, own) = (repository.store(), cluster.manifest(id), repository.id());
         let damaged = |what: String| Failure::from(RepositoryError::damaged(&name, what));
         let mut oids: Vec<_> = summary.tablespaces.iter().map(|tablespace| tablespace.oid).collect();
         if let Some(oid) = first_twice(&mut oids) {
@@ -140,6 +150,14 @@ impl Manifest {
         }
         Ok(object)
     }
+}
+
+/// Hands out every record of a manifest's table of packs, without a table of its own.
+pub(super) fn each_pack(
+    object: &ObjectReader,
+    visit: impl FnMut(PackRecord) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    each_record(object, FrameKind::Packs, PackRecord::decode, visit)
 }
 
 /// The first that comes twice, once they are sorted.

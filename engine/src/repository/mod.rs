@@ -22,6 +22,7 @@ mod open_packs;
 mod pack_ledger;
 mod place;
 mod records;
+mod retention;
 mod store;
 mod summary;
 mod tree;
@@ -43,7 +44,11 @@ pub use open_packs::OpenPacks;
 pub use pack_ledger::PackLedger;
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
-pub use store::{NewObject, Object, Store};
+pub use retention::{
+    ExpireConfig, ExpireReport, Expired, KeptBackup, Lease, LeaseHolder, LeaseSummary, Pin, PinSummary,
+    Purpose, Reason, RemovedBackup, RetentionRules, expire, pin, pins, unpin,
+};
+pub use store::{Listed, NewObject, Object, Store};
 pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;

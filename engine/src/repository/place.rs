@@ -12,6 +12,7 @@ use super::manifest::Manifest;
 use super::names::{BackupId, CLUSTERS, ClusterName, HEAD, HEADS, MANIFEST_SUFFIX};
 use super::object_reader::ObjectReader;
 use super::object_writer::ObjectWriter;
+use super::retention::{Marks, is_fenced};
 use super::store::Store;
 use super::summary::{HeadSummary, parse};
 use crate::failure::Failure;
@@ -155,6 +156,14 @@ impl Repository {
         let mut backups: Vec<BackupId> =
             names.iter().filter_map(|name| name.strip_suffix(MANIFEST_SUFFIX)?.parse().ok()).collect();
         backups.sort_unstable();
+        // Where a run was taken for dead, a fence may lie in the place of its manifest.
+        for dead in Marks::list(self, cluster)?.dead() {
+            if let Ok(place) = backups.binary_search(&dead)
+                && is_fenced(self, cluster, dead)?
+            {
+                backups.remove(place);
+            }
+        }
         Ok(backups)
     }
 

@@ -5,8 +5,20 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use crate::failure::Failure;
+
+/// An object, as a store lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The last component of its name.
+    pub name: String,
+    /// Its bytes.
+    pub length: u64,
+    /// When it was published, by the store's clock.
+    pub modified: SystemTime,
+}
 
 /// A place for objects. Names are relative paths of plain components, with `/` between them.
 pub trait Store: Send + Sync + fmt::Debug {
@@ -21,6 +33,9 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The last components of all names below a folder of names, sorted.
     fn list(&self, folder: &str) -> Result<Vec<String>, Failure>;
+
+    /// The objects of a folder of names, sorted by name.
+    fn list_objects(&self, folder: &str) -> Result<Vec<Listed>, Failure>;
 
     /// Removes objects that nothing refers to; those that are not there are no error.
     fn remove(&self, names: &[String]) -> Result<(), Failure>;

@@ -23,6 +23,7 @@ use super::names::{BackupId, ClusterName};
 use super::pack_ledger::PackLedger;
 use super::place::{Repository, now};
 use super::records::FolderRecord;
+use super::retention::{Lease, Purpose, is_fenced};
 use super::summary::{BackupSummary, TablespaceSummary};
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
@@ -100,6 +101,8 @@ pub(crate) struct RepositoryWriting {
     tablespaces: Vec<TablespaceSummary>,
     pub(crate) sink: RepositorySink,
     committed: bool,
+    /// Given back once the backup is there, or its packs are gone.
+    _lease: Lease,
 }
 
 impl RepositoryWriting {
@@ -111,8 +114,11 @@ impl RepositoryWriting {
         stop: &Stop<Failure>,
     ) -> Result<Self, Failure> {
         let RepositoryDestination { repository, cluster, .. } = destination;
-        repository.claim_identity(cluster, system_identifier)?;
         let backup = repository.next_backup(cluster)?;
+        // Before anything is looked at that others may remove.
+        let lease = Lease::take(repository, cluster, Purpose::Backup, backup, &[], Some(system_identifier))?;
+        repository.release_identity(cluster, system_identifier, &lease)?;
+        repository.claim_identity(cluster, system_identifier)?;
         let packs_folder = Folder::open(&destination.packs_folder()?)?;
         let staging = destination.staging_folder()?.join(backup.to_string());
         let manifest = ManifestWriter::begin(repository)?;
@@ -146,6 +152,7 @@ impl RepositoryWriting {
             catalogue: Some(catalogue),
             tablespaces: archives.iter().filter_map(tablespace).collect(),
             committed: false,
+            _lease: lease,
         })
     }
 
@@ -249,9 +256,18 @@ impl RepositoryWriting {
         // Where the outcome is not known, it may be there: its packs stay.
         self.committed = match &published {
             Ok(built) => built.is_some(),
-            Err(_) => !matches!(store.open(&name), Ok(None)),
+            Err(_) => {
+                !matches!(store.open(&name), Ok(None))
+                    && !matches!(is_fenced(repository, cluster, self.backup), Ok(true))
+            }
         };
         if published?.is_none() {
+            if is_fenced(repository, cluster, self.backup)? {
+                let what =
+                    "this backup was taken for dead by another run: its lease had not been renewed in time";
+                let hint = "see whether this machine or its clock stood still, and take the backup again.";
+                return Err(RepositoryError::new(name, what, hint).into());
+            }
             let hint = "take the backup again.";
             return Err(RepositoryError::new(name, "a backup of this name is there already", hint).into());
         }

@@ -30,7 +30,7 @@ pub fn run(
     stop: &Stop<Failure>,
 ) -> Result<RestoreReport, Failure> {
     let mut claims = Claims::new(true);
-    match restore(config, &mut claims, stop) {
+    match restore(config, &mut claims, warn, stop) {
         Ok(report) => {
             claims.keep();
             Ok(report)
@@ -47,10 +47,12 @@ pub fn run(
 fn restore(
     config: &RestoreConfig,
     claims: &mut Claims,
+    warn: &dyn Fn(&str),
     stop: &Stop<Failure>,
 ) -> Result<RestoreReport, Failure> {
     let began = Instant::now();
-    let manifest = Arc::new(config.repository.backup(&config.cluster, config.backup)?);
+    let (manifest, _lease) = config.repository.backup_to_read(&config.cluster, config.backup, warn)?;
+    let manifest = Arc::new(manifest);
     let target = Target::make(claims, &manifest, &config.target, &config.tablespace_mapping)?;
     let probed = probe(&config.target, config.resources.io);
     let ProbeReport { mode, reason, alignment, .. } =
