@@ -23,7 +23,7 @@ pub(super) struct RestoreArgs {
     repository: RepositoryArgs,
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
-    cluster: ClusterName,
+    cluster: Option<ClusterName>,
     /// The backup
     #[arg(long, value_name = "ID|latest", default_value = "latest")]
     backup: BackupChoice,
@@ -52,6 +52,7 @@ impl RestoreArgs {
         if let Some(workers) = self.workers {
             resources.workers = usize::from(workers);
         }
+        let cluster = self.repository.cluster(self.cluster.as_ref())?;
         let shown = self.into.display();
         let target = std::path::absolute(&self.into);
         Ok(RestoreConfig {
@@ -62,8 +63,8 @@ impl RestoreArgs {
                 .iter()
                 .map(parse_mapping)
                 .collect::<anyhow::Result<_>>()?,
-            repository: self.repository.open()?,
-            cluster: self.cluster.clone(),
+            repository: self.repository.open_of(Some(&cluster))?,
+            cluster,
             backup: self.backup,
             resources,
         })

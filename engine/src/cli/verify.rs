@@ -30,7 +30,7 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     let stop = Stop::new();
     let outcome = throw_on_signal(&stop).and_then(|()| {
         let config = CheckConfig {
-            repository: args.repository.open()?,
+            repository: args.repository.open_of(args.cluster.as_ref())?,
             cluster: args.cluster.clone(),
             workers: args.workers.map_or(cores(), usize::from),
         };

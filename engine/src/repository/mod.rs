@@ -46,7 +46,7 @@ pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use retention::{
     ExpireConfig, ExpireReport, Expired, KeptBackup, Lease, LeaseHolder, LeaseSummary, Pin, PinSummary,
-    Purpose, Reason, RemovedBackup, RetentionRules, expire, pin, pins, unpin,
+    Purpose, Reason, RemovedBackup, RetentionRules, Standing, expire, pin, pins, unpin,
 };
 pub use store::{Listed, NewObject, Object, Store};
 pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};

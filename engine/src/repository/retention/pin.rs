@@ -1,5 +1,7 @@
 //! Pins: backups that are to be kept, whatever the rules say.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::container::ObjectKind;
@@ -64,6 +66,27 @@ pub fn pins(repository: &Repository, cluster: &ClusterName) -> Result<Vec<Pin>, 
         }
     }
     Ok(found)
+}
+
+/// What is said of a cluster's backups beside their manifests.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Pins, sorted by backup.
+    pub pins: Vec<Pin>,
+    /// Backups whose removal has begun.
+    pub removing: HashSet<BackupId>,
+}
+
+impl Standing {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// As [`pins`].
+    pub fn read(repository: &Repository, cluster: &ClusterName) -> Result<Self, Failure> {
+        let pins = pins(repository, cluster)?;
+        let removing = Marks::list(repository, cluster)?.condemned().collect();
+        Ok(Self { pins, removing })
+    }
 }
 
 /// Pins a backup.
