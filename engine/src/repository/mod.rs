@@ -9,6 +9,7 @@
 
 mod catalogue;
 mod check;
+mod cipher;
 mod codec;
 mod container;
 mod error;
@@ -23,6 +24,7 @@ mod pack_ledger;
 mod place;
 mod records;
 mod retention;
+mod sealing;
 mod store;
 mod summary;
 mod tree;
@@ -48,6 +50,7 @@ pub use retention::{
     ExpireConfig, ExpireReport, Expired, KeptBackup, Lease, LeaseHolder, LeaseSummary, Pin, PinSummary,
     Purpose, Reason, RemovedBackup, RetentionRules, Standing, expire, pin, pins, unpin,
 };
+pub use sealing::Sealing;
 pub use store::{Listed, NewObject, Object, Store};
 pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
 pub use tree::Tree;

@@ -118,8 +118,7 @@ pub(in super::super) fn is_fenced(
     cluster: &ClusterName,
     backup: BackupId,
 ) -> Result<bool, Failure> {
-    let (store, id) = (repository.store(), repository.id());
-    match ObjectReader::open(&**store, &cluster.manifest(backup), ObjectKind::Fence, Some(&id)) {
+    match ObjectReader::open(repository, &cluster.manifest(backup), ObjectKind::Fence) {
         Ok(found) => Ok(found.is_some()),
         // Whatever it is, it is no fence.
         Err(Failure::Repository(_)) => Ok(false),

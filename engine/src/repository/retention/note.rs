@@ -18,9 +18,9 @@ pub(super) fn publish<T: Serialize>(
     name: &str,
     summary: &T,
 ) -> Result<bool, Failure> {
-    let mut object = ObjectWriter::begin(&**repository.store(), kind, &repository.id())?;
+    let mut object = ObjectWriter::begin(repository, kind, name)?;
     object.frame(FrameKind::Summary, &serde_json::to_vec(summary).expect("a summary is JSON"))?;
-    Ok(object.publish(name)?.is_some())
+    Ok(object.publish()?.is_some())
 }
 
 /// Reads one; `None` where there is none of that name.
@@ -29,7 +29,7 @@ pub(super) fn read<T: DeserializeOwned>(
     kind: ObjectKind,
     name: &str,
 ) -> Result<Option<T>, Failure> {
-    let opened = ObjectReader::open(&**repository.store(), name, kind, Some(&repository.id()))?;
+    let opened = ObjectReader::open(repository, name, kind)?;
     opened.as_ref().map(read_summary).transpose()
 }
 
