@@ -135,6 +135,12 @@ impl Repository {
         &self.store
     }
 
+    /// The same repository, reached another way.
+    #[cfg(test)]
+    pub(super) fn with_store(&self, store: Arc<dyn Store>) -> Self {
+        Self { store, ..self.clone() }
+    }
+
     /// Its identity.
     #[must_use]
     pub fn id(&self) -> RepositoryId {

@@ -1,7 +1,7 @@
 //! Leases: a run under way says that it is, and which backups it relies on.
 //!
-//! A lease is a row of immutable objects, `HOLDER.NNNNNNNN.lease`: renewing publishes the next number and removes the last
-//! but one, so that nobody who lists meanwhile misses both. It lives as long as its newest object is younger than the
+//! A lease is a row of immutable objects, `HOLDER.NNNNNNNN.lease`: renewing publishes the next number. A former one stays
+//! for longer than a listing may take, so that nobody who lists meanwhile misses all of them. It lives as long as its newest object is younger than the
 //! time to live, by the store's own clock. Ended runs remove theirs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +29,10 @@ const RENEWAL: Duration = Duration::from_secs(3 * 60);
 const RETRY: Duration = Duration::from_secs(20);
 /// No object says of itself that it lives longer.
 const TIME_TO_LIVE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a former object stays behind the next one.
+const OVERLAP: Duration = Duration::from_secs(2 * 60);
+/// A listing that takes longer is not believed.
+const LISTING_MAX: Duration = Duration::from_secs(60);
 /// How often leases are listed again that changed while they were read.
 const LISTINGS: usize = 32;
 
@@ -92,8 +96,8 @@ struct Row {
 struct State {
     summary: LeaseSummary,
     next: u32,
-    /// Numbers that are there, or may be.
-    there: Vec<u32>,
+    /// Numbers that are there, or may be, and since when.
+    there: Vec<(u32, Duration)>,
 }
 
 impl Row {
@@ -109,14 +113,19 @@ impl Row {
         let number = state.next;
         // A failed attempt may have left its object.
         state.next += 1;
-        state.there.push(number);
         state.summary.created = now();
         if !note::publish(&self.repository, ObjectKind::Lease, &self.name(number), &state.summary)? {
             let what = "another run has a lease of this name";
             return Err(RepositoryError::new(self.name(number), what, "try again.").into());
         }
-        let old = state.there.len().saturating_sub(2);
-        let names: Vec<_> = state.there[..old].iter().map(|number| self.name(*number)).collect();
+        let since = boot_time();
+        state.there.push((number, since));
+        // The last of those whose successor has been there for long enough.
+        let old = state.there.iter().skip(1).take_while(|(_, at)| *at + OVERLAP < since).count();
+        let names: Vec<_> = state.there[..old].iter().map(|(number, _)| self.name(*number)).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
         match self.repository.store().remove(&names) {
             Ok(()) => drop(state.there.drain(..old)),
             Err(failure) => tracing::warn!("could not remove a former lease: {failure}"),
@@ -254,11 +263,22 @@ impl Drop for Lease {
             // It panics nowhere, and a lease that stays expires.
             let _ = thread.join();
         }
-        let names: Vec<_> = self.row.lock().there.iter().map(|number| self.row.name(*number)).collect();
+        // Those of attempts that failed may be there as well.
+        let names: Vec<_> = {
+            let state = self.row.lock();
+            let first = state.there.first().map_or(0, |(number, _)| *number);
+            (first..state.next).map(|number| self.row.name(number)).collect()
+        };
         if let Err(failure) = self.row.repository.store().remove(&names) {
             tracing::warn!("could not remove the lease on the repository: {failure}");
         }
     }
+}
+
+/// Time that passes while the machine sleeps, too, and never jumps.
+fn boot_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// A name for a run that is no backup.
@@ -331,7 +351,11 @@ pub(in super::super) fn leases(
 /// `None` where one went while it was read: it was renewed, or has ended.
 fn leases_once(repository: &Repository, cluster: &ClusterName) -> Result<Option<Vec<LeaseHolder>>, Failure> {
     let mut found: Vec<LeaseHolder> = Vec::new();
+    let began = boot_time();
     let listed = repository.store().list_objects(&cluster.leases())?;
+    if boot_time() > began + LISTING_MAX {
+        return Ok(None);
+    }
     // Sorted by name, a holder's highest number comes last; backwards, first.
     for object in listed.iter().rev() {
         let Some((holder, number)) = numbered(&object.name, SUFFIX) else { continue };

@@ -8,6 +8,8 @@
 mod condemn;
 mod expire;
 mod lease;
+#[cfg(test)]
+mod model;
 mod note;
 mod pin;
 mod probe;
