@@ -49,7 +49,8 @@ impl Repository {
     /// Gives the cluster's name to a system, unless it has it or another does.
     pub(super) fn claim_identity(&self, cluster: &ClusterName, system: u64) -> Result<(), Failure> {
         if self.identity(cluster)?.is_none() {
-            let mut object = ObjectWriter::begin(&**self.store(), ObjectKind::Identity, &self.id())?;
+            let (id, name) = (self.id(), cluster.identity());
+            let mut object = ObjectWriter::begin(&**self.store(), ObjectKind::Identity, &id, &name)?;
             let summary = IdentitySummary {
                 cluster: cluster.to_string(),
                 system_identifier: system,
@@ -59,7 +60,7 @@ impl Repository {
             };
             object.frame(FrameKind::Summary, &serde_json::to_vec(&summary).expect("a summary is JSON"))?;
             // Where another was faster, that one counts.
-            let _ = object.publish(&cluster.identity())?;
+            let _ = object.publish()?;
         }
         self.check_identity(cluster, system)
     }

@@ -180,8 +180,10 @@ pub(super) struct ManifestWriter {
 }
 
 impl ManifestWriter {
-    pub(super) fn begin(repository: &Repository) -> Result<Self, Failure> {
-        let object = ObjectWriter::begin(&**repository.store(), ObjectKind::Manifest, &repository.id())?;
+    /// Begins the object `name`.
+    pub(super) fn begin(repository: &Repository, name: &str) -> Result<Self, Failure> {
+        let (store, id) = (repository.store(), repository.id());
+        let object = ObjectWriter::begin(&**store, ObjectKind::Manifest, &id, name)?;
         Ok(Self { object, records: Vec::new() })
     }
 
@@ -235,7 +237,7 @@ impl ManifestWriter {
         }
         self.end_frame(FrameKind::Packs)?;
         self.object.frame(FrameKind::Summary, &serde_json::to_vec(summary).expect("a summary is JSON"))?;
-        self.object.publish(name)
+        self.object.publish()
     }
 }
 

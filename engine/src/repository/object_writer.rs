@@ -17,9 +17,14 @@ pub(super) struct ObjectWriter {
 }
 
 impl ObjectWriter {
-    pub(super) fn begin(store: &dyn Store, kind: ObjectKind, id: &RepositoryId) -> Result<Self, Failure> {
+    pub(super) fn begin(
+        store: &dyn Store,
+        kind: ObjectKind,
+        id: &RepositoryId,
+        name: &str,
+    ) -> Result<Self, Failure> {
         let builder = ContainerBuilder::new(kind, id);
-        let mut object = store.create()?;
+        let mut object = store.create(name)?;
         object.write(builder.prologue())?;
         let encoder = FrameEncoder::new(COMPRESSION).map_err(|error| Failure::Target(error.to_string()))?;
         Ok(Self { object, builder, encoder })
@@ -45,10 +50,10 @@ impl ObjectWriter {
     }
 
     /// Ends it and publishes it; `None` where the name is taken.
-    pub(super) fn publish(self, name: &str) -> Result<Option<Built>, Failure> {
+    pub(super) fn publish(self) -> Result<Option<Built>, Failure> {
         let Self { mut object, builder, .. } = self;
         let (end, built) = builder.finish();
         object.write(&end)?;
-        Ok(object.publish(name)?.then_some(built))
+        Ok(object.publish()?.then_some(built))
     }
 }

@@ -43,9 +43,10 @@ fn write_of(kind: FrameKind, root: &Path, change: fn(&mut Sample)) -> Repository
     let (store, cluster) = (&**repository.store(), cluster());
     repository.claim_identity(&cluster, 7).expect("free");
     let pack = |number| PackId { backup: backup(), number };
-    let mut object = ObjectWriter::begin(store, ObjectKind::Pack, &repository.id()).expect("begun");
+    let name = cluster.pack(pack(1));
+    let mut object = ObjectWriter::begin(store, ObjectKind::Pack, &repository.id(), &name).expect("begun");
     object.frame(kind, &[b'x'; 100]).expect("written");
-    let built = object.publish(&cluster.pack(pack(1))).expect("published").expect("free");
+    let built = object.publish().expect("published").expect("free");
     let there = PackRecord {
         id: pack(1),
         length: built.length,
@@ -73,7 +74,7 @@ fn write_of(kind: FrameKind, root: &Path, change: fn(&mut Sample)) -> Repository
     };
     change(&mut sample);
     sample.summary["files"] = sample.files.len().into();
-    let mut manifest = ManifestWriter::begin(&repository).expect("begun");
+    let mut manifest = ManifestWriter::begin(&repository, &cluster.manifest(backup())).expect("begun");
     for (path, extent) in sample.files {
         let (path, map) = (path.as_bytes().to_vec(), vec![extent]);
         let file = FileRecord { path, mode: 0o600, size: 10, modified: 0, map };
