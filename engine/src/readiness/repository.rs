@@ -1,14 +1,14 @@
 //! The repository: whether it opens, takes objects, and what time it has.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::finding::Findings;
 use crate::failure::Failure;
-use crate::repository::{BackupId, ClusterName, Repository, Store};
+use crate::repository::{BackupId, ClusterName, PackPlace, Repository, Store};
 
 /// Clocks that differ by more are worth a word.
-pub(super) const SKEW: Duration = Duration::from_secs(60);
+pub(super) const SKEW: u64 = 60;
 /// A last backup that is older is worth a word.
 const LAST_BACKUP: u64 = 7 * 86_400;
 
@@ -26,16 +26,15 @@ pub(super) fn look(
         }
     };
     findings.ok("repository", format!("{} opens", store.address()));
-    let asked = SystemTime::now();
+    let asked = local_now();
     match repository.probe() {
         Ok(stored) => {
             findings.ok("writing", "an object was published and removed");
-            let skew = differ(asked, stored);
-            // The store's time has whole seconds in some places.
+            let skew = asked.abs_diff(stored);
             if skew > SKEW {
                 findings.warning(
                     "clock",
-                    format!("the store's clock and this machine's differ by {} seconds", skew.as_secs()),
+                    format!("the store's clock and this machine's differ by {} seconds", skew),
                     "set both by NTP: retention goes by them.",
                 );
             } else {
@@ -50,11 +49,12 @@ pub(super) fn look(
     Some(repository)
 }
 
-pub(super) fn differ(one: SystemTime, other: SystemTime) -> Duration {
-    one.duration_since(other).unwrap_or_else(|error| error.duration())
+/// Seconds since 1970, by this machine's clock.
+pub(super) fn local_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
-fn last_backup(repository: &Repository, cluster: &ClusterName, now: SystemTime, findings: &mut Findings) {
+fn last_backup(repository: &Repository, cluster: &ClusterName, now: u64, findings: &mut Findings) {
     let newest: Result<Option<BackupId>, Failure> = repository.backups(cluster).map(|mut all| all.pop());
     let last = match newest {
         Ok(Some(last)) => last,
@@ -70,7 +70,6 @@ fn last_backup(repository: &Repository, cluster: &ClusterName, now: SystemTime, 
     match repository.backup(cluster, crate::repository::BackupChoice::Id(last)) {
         Err(failure) => findings.failed("last backup", &failure),
         Ok(manifest) => {
-            let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
             let age = now.saturating_sub(manifest.summary.ended);
             let text = format!("{last} ended {} hours ago", age / 3600);
             if age > LAST_BACKUP {
@@ -85,7 +84,7 @@ fn last_backup(repository: &Repository, cluster: &ClusterName, now: SystemTime, 
 
 /// Bytes that are free where the repository is, if that can be known.
 pub(super) fn free_bytes(repository: &Repository) -> Option<u64> {
-    let folder = repository.store().local_folder("").ok()?;
+    let PackPlace::Folder(folder) = repository.store().packs("").ok()? else { return None };
     let found = rustix::fs::statvfs(&folder).ok()?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }

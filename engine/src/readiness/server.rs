@@ -1,7 +1,6 @@
 //! The server: whether it can be reached in both ways, and whether its settings and its user's rights are enough.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use pgstrata_protocol::ServerVersion;
 use pgstrata_protocol::replication::IdentifySystem;
@@ -9,7 +8,7 @@ use pgstrata_protocol::replication::command::identify_system;
 
 use super::ServerSays;
 use super::finding::Findings;
-use super::repository::{SKEW, differ};
+use super::repository::{SKEW, local_now};
 use crate::connect::{ConnectionSettings, ControlRuntime, Purpose, Session, SqlClient};
 use crate::repository::Store;
 
@@ -239,17 +238,16 @@ impl Asked<'_> {
 
     fn clock(&mut self) {
         let subject = "server's clock";
-        let now = SystemTime::now();
+        let now = local_now();
         let Some(found) = self.number(subject, "SELECT floor(extract(epoch FROM clock_timestamp()))::bigint")
         else {
             return;
         };
-        let found = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(found).unwrap_or_default());
-        let skew = differ(now, found);
+        let skew = now.abs_diff(u64::try_from(found).unwrap_or_default());
         if skew > SKEW {
             self.findings.warning(
                 subject,
-                format!("it differs from this machine's by {} seconds", skew.as_secs()),
+                format!("it differs from this machine's by {} seconds", skew),
                 "set both by NTP: recovery to a time goes by the server's.",
             );
         } else {

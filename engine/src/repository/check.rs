@@ -189,11 +189,11 @@ fn unexplained_packs(repository: &Repository, cluster: &ClusterName) -> Result<u
             marks.contains(pack.backup) || leases.iter().any(|lease| lease.protects(pack.backup))
         })
     };
-    let mut unexplained: Vec<_> = packs.iter().filter(|name| !explained(name)).collect();
+    let mut unexplained: Vec<_> = packs.iter().filter(|pack| !explained(&pack.name)).collect();
     if !unexplained.is_empty() {
         // A run that failed meanwhile took them away, and its lease after them.
         let there = repository.store().list(&cluster.packs())?;
-        unexplained.retain(|name| there.binary_search(name).is_ok());
+        unexplained.retain(|pack| there.iter().any(|other| other.name == pack.name));
     }
     Ok(unexplained.len())
 }

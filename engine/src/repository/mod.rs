@@ -51,7 +51,7 @@ pub use retention::{
     Purpose, Reason, RemovedBackup, RetentionRules, Standing, expire, pin, pins, unpin,
 };
 pub use sealing::Sealing;
-pub use store::{Listed, NewObject, Object, Store};
+pub use store::{Entry, NewObject, Object, PackPlace, Requests, Store, Upload, Uploads};
 pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;

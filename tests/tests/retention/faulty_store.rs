@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgstrata::failure::Failure;
-use pgstrata::repository::{Listed, NewObject, Object, Store};
+use pgstrata::repository::{Entry, NewObject, Object, PackPlace, Requests, Store};
 
 /// Where the process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +61,8 @@ impl Store for FaultyStore {
         self.store.address()
     }
 
-    fn create(&self) -> Result<Box<dyn NewObject>, Failure> {
-        let object = self.fate.meet(|| self.store.create())?;
+    fn create(&self, name: &str) -> Result<Box<dyn NewObject>, Failure> {
+        let object = self.fate.meet(|| self.store.create(name))?;
         Ok(Box::new(FaultyObject { object, fate: Arc::clone(&self.fate) }))
     }
 
@@ -70,12 +70,8 @@ impl Store for FaultyStore {
         self.fate.meet(|| self.store.open(name))
     }
 
-    fn list(&self, folder: &str) -> Result<Vec<String>, Failure> {
+    fn list(&self, folder: &str) -> Result<Vec<Entry>, Failure> {
         self.fate.meet(|| self.store.list(folder))
-    }
-
-    fn list_objects(&self, folder: &str) -> Result<Vec<Listed>, Failure> {
-        self.fate.meet(|| self.store.list_objects(folder))
     }
 
     fn remove(&self, names: &[String]) -> Result<(), Failure> {
@@ -83,8 +79,16 @@ impl Store for FaultyStore {
         names.iter().try_for_each(|name| self.fate.meet(|| self.store.remove(std::slice::from_ref(name))))
     }
 
-    fn local_folder(&self, folder: &str) -> Result<PathBuf, Failure> {
-        self.fate.meet(|| self.store.local_folder(folder))
+    fn packs(&self, folder: &str) -> Result<PackPlace, Failure> {
+        self.fate.meet(|| self.store.packs(folder))
+    }
+
+    fn staging(&self) -> Result<PathBuf, Failure> {
+        self.fate.meet(|| self.store.staging())
+    }
+
+    fn requests(&self) -> Option<Requests> {
+        self.store.requests()
     }
 
     fn sync_folder(&self, folder: &str) -> Result<(), Failure> {
@@ -102,8 +106,8 @@ impl NewObject for FaultyObject {
         self.object.write(bytes)
     }
 
-    fn publish(self: Box<Self>, name: &str) -> Result<bool, Failure> {
+    fn publish(self: Box<Self>) -> Result<bool, Failure> {
         let Self { object, fate } = *self;
-        fate.meet(|| object.publish(name))
+        fate.meet(|| object.publish())
     }
 }

@@ -109,7 +109,7 @@ fn rules_pins_and_a_configuration_file() {
 
     // Young packs and what a run has staged stay for the grace age.
     command("unpin").args(["--backup", &all[0]]).run().expect_success();
-    let strange = repo.join("staging/0123.object");
+    let strange = repo.join("staging/0123456789abcdef0123456789abcdef.object");
     fs::write(&strange, b"left behind").expect("written");
     let done = command("expire").args(["--keep", "1", "--json"]).run().expect_success().json_summary();
     assert_eq!(ids(&done["clusters"][0]["removed"]), [&*all[0], &*all[2]]);
@@ -164,7 +164,8 @@ fn mistakes(source: &Source, repo: &Path, config: &Path, full: &str) {
     // A name of the file wins over a folder, which has a spelling of its own.
     let beside = source.dir("beside");
     fs::create_dir_all(beside.join("vault")).expect("made");
-    let list = |name: &str| pgstrata(["list", "--repo", name, "--config"]).arg(config).current_dir(&beside).run();
+    let list =
+        |name: &str| pgstrata(["list", "--repo", name, "--config"]).arg(config).current_dir(&beside).run();
     list("vault").expect_success();
     refused(&list("./vault"), &["there is no repository"]);
     let none = |name: &str| pgstrata([name]).env("PGSTRATA_CONFIG", "").run();

@@ -5,7 +5,6 @@
 //! dead can never commit. Whoever sees a fence finds its mark as well: that is published first.
 
 use std::collections::HashSet;
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -72,9 +71,11 @@ pub(in super::super) struct Marks {
 impl Marks {
     pub(in super::super) fn list(repository: &Repository, cluster: &ClusterName) -> Result<Self, Failure> {
         let mut marks = Self::default();
-        for name in repository.store().list(&cluster.condemned())? {
+        for entry in repository.store().list(&cluster.condemned())? {
             for (mark, found) in [(Mark::Condemned, &mut marks.condemned), (Mark::Dead, &mut marks.dead)] {
-                found.extend(name.strip_suffix(mark.suffix()).and_then(|id| id.parse::<BackupId>().ok()));
+                found.extend(
+                    entry.name.strip_suffix(mark.suffix()).and_then(|id| id.parse::<BackupId>().ok()),
+                );
             }
         }
         Ok(marks)
@@ -155,8 +156,8 @@ pub(super) fn acquit(
 /// The leases that count.
 #[derive(Debug)]
 pub(in super::super) struct Survey {
-    /// The store's time.
-    pub(in super::super) now: SystemTime,
+    /// The store's time, in seconds since 1970.
+    pub(in super::super) now: u64,
     /// Those that live, but for one's own.
     pub(in super::super) alive: Vec<LeaseHolder>,
     /// Backups that were taken for dead.

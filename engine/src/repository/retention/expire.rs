@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 
@@ -14,12 +14,14 @@ use super::super::names::{BackupId, ClusterName};
 use super::super::place::{Repository, now as local_now};
 use super::condemn::{Mark, Marks, Survey, acquit, mark, survey};
 use super::lease::{Lease, LeaseHolder, Purpose, holder, leases};
-use super::note::seconds;
 use super::pin::{Pin, pins};
 use super::rules::{Candidate, Reason, RetentionRules, decide};
 use super::sweep::{plan, sweep};
 use crate::failure::Failure;
 use crate::stop::Stop;
+
+/// Where a place on a file system keeps what is not published yet.
+const STAGING: &str = "staging";
 
 /// What to expire.
 #[derive(Clone, Debug)]
@@ -128,17 +130,16 @@ struct Decision {
 
 impl Run<'_> {
     fn plan(&self) -> Result<Expired, Failure> {
-        let now = SystemTime::now();
+        let now = local_now();
         let mut alive = leases(self.repository, self.cluster)?;
         alive.retain(|lease| lease.is_alive(now));
         let pins = pins(self.repository, self.cluster)?;
-        let now = seconds(now);
         let decision = self.decide(&pins, now)?;
         let marks = Marks::list(self.repository, self.cluster)?;
         let backups = self.repository.backups(self.cluster)?;
         let mut going: Vec<_> = backups.into_iter().filter(|backup| marks.condemns(*backup)).collect();
         going.extend(decision.going);
-        let survey = Survey { now: SystemTime::now(), alive, broken: Vec::new() };
+        let survey = Survey { now, alive, broken: Vec::new() };
         let (gone, waiting) = part(going, &survey, &pins, now);
         let gone_ids: HashSet<_> = gone.iter().copied().collect();
         let swept = plan(self.repository, self.cluster, &survey.alive, (now, self.grace), &gone_ids)?;
@@ -163,7 +164,7 @@ impl Run<'_> {
             }
         }
         // The earlier of two clocks: it makes backups younger and lets pins hold longer.
-        let now = seconds(first.now).min(local_now());
+        let now = first.now.min(local_now());
         let decision = self.decide(&pins(repository, cluster)?, now)?;
         let (going, mut waiting) = part(decision.going, &first, &[], now);
         for backup in going {
@@ -269,22 +270,27 @@ fn part(
 /// Removes what dead runs left in the staging folder, where there is one. While any run is under way nothing is touched:
 /// what it stages may be as old as it is.
 fn clear_staging(repository: &Repository, grace: u64) -> Result<u64, Failure> {
-    let store = repository.store();
-    let now = SystemTime::now();
+    let (store, now) = (repository.store(), local_now());
     for cluster in repository.clusters()? {
         if leases(repository, &cluster)?.iter().any(|lease| lease.is_alive(now)) {
             return Ok(0);
         }
     }
-    let mut removed = 0;
-    for object in store.list_objects("staging")? {
-        if seconds(now).saturating_sub(seconds(object.modified)) < grace {
-            continue;
-        }
-        let path = store.local_folder("staging")?.join(&object.name);
+    let staged = store.list(STAGING)?;
+    if staged.is_empty() {
+        return Ok(0);
+    }
+    let (folder, mut removed) = (store.staging()?, 0);
+    for entry in staged {
+        let path = folder.join(&entry.name);
         let gone = match fs::symlink_metadata(&path) {
-            Ok(found) if found.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
+            Ok(found) => {
+                let written = found.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+                if now.saturating_sub(written.map_or(0, |time| time.as_secs())) < grace {
+                    continue;
+                }
+                if found.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+            }
             Err(error) => Err(error),
         };
         match gone {

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 use serde::{Deserialize, Serialize};
@@ -291,8 +291,8 @@ pub(super) fn holder() -> Result<BackupId, Failure> {
 pub struct LeaseHolder {
     /// Whose it is.
     pub holder: BackupId,
-    /// When it was renewed last, by the store's clock.
-    pub renewed: SystemTime,
+    /// When it was renewed last, by the store's clock: seconds since 1970.
+    pub renewed: u64,
     /// What it says.
     pub summary: LeaseSummary,
     numbers: Vec<u32>,
@@ -301,10 +301,9 @@ pub struct LeaseHolder {
 impl LeaseHolder {
     /// Whether it lives at a time of the store's clock.
     #[must_use]
-    pub fn is_alive(&self, now: SystemTime) -> bool {
-        let lives = Duration::from_secs(self.summary.time_to_live).min(TIME_TO_LIVE_MAX);
+    pub fn is_alive(&self, now: u64) -> bool {
         // Renewed in the future, by a clock that was set back since: alive.
-        now.duration_since(self.renewed).map_or(true, |age| age < lives)
+        now.saturating_sub(self.renewed) < self.summary.time_to_live.min(TIME_TO_LIVE_MAX.as_secs()).max(1)
     }
 
     /// Whether a backup must stay for it.
@@ -352,7 +351,7 @@ pub(in super::super) fn leases(
 fn leases_once(repository: &Repository, cluster: &ClusterName) -> Result<Option<Vec<LeaseHolder>>, Failure> {
     let mut found: Vec<LeaseHolder> = Vec::new();
     let began = boot_time();
-    let listed = repository.store().list_objects(&cluster.leases())?;
+    let listed = repository.store().list(&cluster.leases())?;
     if boot_time() > began + LISTING_MAX {
         return Ok(None);
     }

@@ -5,11 +5,9 @@
 //! After every operation each backup that exists must have all of its packs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 
@@ -19,7 +17,7 @@ use super::super::names::{BackupId, ClusterName, PackId};
 use super::super::object_writer::ObjectWriter;
 use super::super::place::{BackupChoice, Repository, now};
 use super::super::records::PackRecord;
-use super::super::store::{Listed, NewObject, Object, Store};
+use super::super::store::{Entry, NewObject, Object, PackPlace, Requests, Store};
 use super::super::summary::BackupSummary;
 use super::*;
 use crate::failure::Failure;
@@ -146,8 +144,8 @@ impl Store for Actor {
         "memory".into()
     }
 
-    fn create(&self) -> Result<Box<dyn NewObject>, Failure> {
-        Ok(Box::new(New { actor: self.clone(), bytes: Vec::new() }))
+    fn create(&self, name: &str) -> Result<Box<dyn NewObject>, Failure> {
+        Ok(Box::new(New { actor: self.clone(), name: name.to_owned(), bytes: Vec::new() }))
     }
 
     fn open(&self, name: &str) -> Result<Option<Box<dyn Object>>, Failure> {
@@ -155,17 +153,9 @@ impl Store for Actor {
         Ok(found.map(|bytes| -> Box<dyn Object> { Box::new(Bytes(bytes)) }))
     }
 
-    fn list(&self, folder: &str) -> Result<Vec<String>, Failure> {
-        Ok(self.names(folder)?.into_keys().collect())
-    }
-
-    fn list_objects(&self, folder: &str) -> Result<Vec<Listed>, Failure> {
-        let listed = |(name, (length, modified))| Listed {
-            name,
-            length,
-            modified: SystemTime::UNIX_EPOCH + Duration::from_secs(modified),
-        };
-        Ok(self.names(folder)?.into_iter().map(listed).collect())
+    fn list(&self, folder: &str) -> Result<Vec<Entry>, Failure> {
+        let entry = |(name, (length, modified))| Entry { name, is_folder: false, length, modified };
+        Ok(self.names(folder)?.into_iter().map(entry).collect())
     }
 
     fn remove(&self, names: &[String]) -> Result<(), Failure> {
@@ -175,8 +165,16 @@ impl Store for Actor {
         Ok(())
     }
 
-    fn local_folder(&self, _folder: &str) -> Result<PathBuf, Failure> {
+    fn packs(&self, _folder: &str) -> Result<PackPlace, Failure> {
         Err(Failure::Target("there is none".into()))
+    }
+
+    fn staging(&self) -> Result<PathBuf, Failure> {
+        Err(Failure::Target("there is none".into()))
+    }
+
+    fn requests(&self) -> Option<Requests> {
+        None
     }
 
     fn sync_folder(&self, _folder: &str) -> Result<(), Failure> {
@@ -186,6 +184,7 @@ impl Store for Actor {
 
 struct New {
     actor: Actor,
+    name: String,
     bytes: Vec<u8>,
 }
 
@@ -195,12 +194,12 @@ impl NewObject for New {
         Ok(())
     }
 
-    fn publish(self: Box<Self>, name: &str) -> Result<bool, Failure> {
-        let Self { actor, bytes } = *self;
+    fn publish(self: Box<Self>) -> Result<bool, Failure> {
+        let Self { actor, name, bytes } = *self;
         actor.step(|state, _| {
-            let free = !state.objects.contains_key(name);
+            let free = !state.objects.contains_key(&name);
             if free {
-                state.objects.insert(name.to_owned(), (Arc::new(bytes), state.clock));
+                state.objects.insert(name, (Arc::new(bytes), state.clock));
             }
             free
         })

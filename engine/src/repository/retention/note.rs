@@ -1,7 +1,5 @@
 //! Small objects of one summary: leases, pins, marks.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -31,9 +29,4 @@ pub(super) fn read<T: DeserializeOwned>(
 ) -> Result<Option<T>, Failure> {
     let opened = ObjectReader::open(repository, name, kind)?;
     opened.as_ref().map(read_summary).transpose()
-}
-
-/// Seconds since 1970.
-pub(super) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

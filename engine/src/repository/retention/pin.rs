@@ -58,9 +58,9 @@ impl Pin {
 /// Where they cannot be listed, or one is damaged.
 pub fn pins(repository: &Repository, cluster: &ClusterName) -> Result<Vec<Pin>, Failure> {
     let mut found = Vec::new();
-    for name in repository.store().list(&cluster.pins())? {
-        let Some((backup, _)) = numbered(&name, SUFFIX) else { continue };
-        let object = format!("{}/{name}", cluster.pins());
+    for entry in repository.store().list(&cluster.pins())? {
+        let Some((backup, _)) = numbered(&entry.name, SUFFIX) else { continue };
+        let object = format!("{}/{}", cluster.pins(), entry.name);
         if let Some(summary) = note::read(repository, ObjectKind::Pin, &object)? {
             found.push(Pin { backup, summary, object });
         }
@@ -136,9 +136,10 @@ pub fn pin(
 /// # Errors
 /// Where they cannot be listed or removed.
 pub fn unpin(repository: &Repository, cluster: &ClusterName, backup: BackupId) -> Result<usize, Failure> {
-    let names = repository.store().list(&cluster.pins())?;
-    let of_it = |name: &&String| numbered(name, SUFFIX).is_some_and(|(of, _)| of == backup);
-    let names: Vec<_> = names.iter().filter(of_it).map(|name| format!("{}/{name}", cluster.pins())).collect();
+    let listed = repository.store().list(&cluster.pins())?;
+    let of_it =
+        listed.iter().filter(|entry| numbered(&entry.name, SUFFIX).is_some_and(|(of, _)| of == backup));
+    let names: Vec<_> = of_it.map(|entry| format!("{}/{}", cluster.pins(), entry.name)).collect();
     repository.store().remove(&names)?;
     if !names.is_empty() {
         repository.store().sync_folder(&cluster.pins())?;

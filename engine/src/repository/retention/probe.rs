@@ -1,7 +1,5 @@
 //! Whether a repository takes objects, and what time its store has.
 
-use std::time::SystemTime;
-
 use super::super::container::ObjectKind;
 use super::super::error::RepositoryError;
 use super::super::place::{Repository, now};
@@ -13,11 +11,11 @@ use crate::failure::Failure;
 const PROBES: &str = "probes";
 
 impl Repository {
-    /// Publishes an object that means nothing, and removes it. Returns when that was, by the store's clock.
+    /// Publishes an object that means nothing, and removes it. Returns when that was, by the store's clock: seconds since 1970.
     ///
     /// # Errors
     /// Where either fails.
-    pub fn probe(&self) -> Result<SystemTime, Failure> {
+    pub fn probe(&self) -> Result<u64, Failure> {
         let holder = holder()?;
         let name = format!("{PROBES}/{holder}.probe");
         let summary = LeaseSummary {
@@ -34,7 +32,7 @@ impl Repository {
             requires: Vec::new(),
         };
         note::publish(self, ObjectKind::Lease, &name, &summary)?;
-        let found = self.store().list_objects(PROBES)?;
+        let found = self.store().list(PROBES)?;
         let found = found.into_iter().find(|object| name.ends_with(&object.name));
         self.store().remove(std::slice::from_ref(&name))?;
         let missing = || {

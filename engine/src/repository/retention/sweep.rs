@@ -11,7 +11,6 @@ use super::super::names::{BackupId, ClusterName, PackId};
 use super::super::place::Repository;
 use super::condemn::{Mark, Marks, fence, mark, survey};
 use super::lease::{Lease, LeaseHolder};
-use super::note::seconds;
 use crate::failure::Failure;
 use crate::stop::Stop;
 
@@ -42,11 +41,11 @@ struct Packs(Vec<Pack>);
 
 impl Packs {
     fn list(repository: &Repository, cluster: &ClusterName) -> Result<Self, Failure> {
-        let listed = repository.store().list_objects(&cluster.packs())?;
+        let listed = repository.store().list(&cluster.packs())?;
         let known = listed.into_iter().filter_map(|object| {
             // What is no pack of ours is not ours to remove.
             let id: PackId = object.name.parse().ok()?;
-            let written = id.backup.seconds.max(seconds(object.modified));
+            let written = id.backup.seconds.max(object.modified);
             Some(Pack { id, length: object.length, written, needed: false })
         });
         let mut packs: Vec<_> = known.collect();
@@ -130,7 +129,7 @@ pub(super) fn sweep(
         packs.mark(repository, cluster, *backup)?;
     }
     let mut swept = Swept::default();
-    let young = young_from(seconds(first.now), grace);
+    let young = young_from(first.now, grace);
     let mut writers = BTreeSet::new();
     let mut garbage = Vec::new();
     for (place, pack) in packs.0.iter().enumerate().filter(|(_, pack)| !pack.needed) {
