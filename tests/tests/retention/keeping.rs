@@ -153,7 +153,7 @@ fn pins(repo: &Path, config: &Path, all: &[String]) {
 fn mistakes(source: &Source, repo: &Path, config: &Path, full: &str) {
     let listed = |arguments: &[&str]| pgstrata(["list", "--config"]).arg(config).args(arguments).run();
     fs::write(config, format!("{full}keep_fro = \"1d\"\n")).expect("written");
-    refused(&listed(&[]), &["line 10", "unknown field `keep_fro`"]);
+    refused(&listed(&[]), &["line 11", "unknown field `keep_fro`"]);
     refused(&pgstrata(["list", "--config", "/nowhere.toml"]).run(), &["/nowhere.toml"]);
     let open = full.replace("conninfo = \"", "conninfo = \"password=secret ");
     fs::write(config, &open).expect("written");

@@ -72,9 +72,11 @@ impl Packs {
     }
 }
 
-/// The oldest time that is young.
-fn young_from(now: u64, grace: u64) -> u64 {
-    now.saturating_sub(grace)
+impl Pack {
+    /// Whether it is younger than the grace age. Ids of backups that were begun in one second lie in the future.
+    fn is_young(&self, now: u64, grace: u64) -> bool {
+        grace > 0 && self.written.saturating_add(grace) > now
+    }
 }
 
 /// Who protects a backup's packs.
@@ -96,7 +98,7 @@ pub(super) fn plan(
     }
     let mut swept = Swept::default();
     for pack in packs.0.iter().filter(|pack| !pack.needed) {
-        if pack.written > young_from(now, grace) {
+        if pack.is_young(now, grace) {
             swept.young += 1;
         } else if is_protected(alive, pack.id.backup) {
             swept.leased += 1;
@@ -129,11 +131,10 @@ pub(super) fn sweep(
         packs.mark(repository, cluster, *backup)?;
     }
     let mut swept = Swept::default();
-    let young = young_from(first.now, grace);
     let mut writers = BTreeSet::new();
     let mut garbage = Vec::new();
     for (place, pack) in packs.0.iter().enumerate().filter(|(_, pack)| !pack.needed) {
-        if pack.written > young {
+        if pack.is_young(first.now, grace) {
             swept.young += 1;
         } else if is_protected(&first.alive, pack.id.backup) {
             swept.leased += 1;
