@@ -19,7 +19,9 @@ mod names;
 mod object_reader;
 mod object_writer;
 mod open_packs;
+mod owners;
 mod pack_ledger;
+mod paths;
 mod place;
 mod records;
 mod store;
@@ -40,11 +42,15 @@ pub use manifest::Manifest;
 pub use names::{BackupId, ClusterName, InvalidName, PackId};
 pub use object_reader::ObjectReader;
 pub use open_packs::OpenPacks;
+pub use owners::OwnerTable;
 pub use pack_ledger::PackLedger;
+pub(crate) use paths::{PathShare, shares};
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use store::{NewObject, Object, Store};
-pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
+pub use summary::{
+    BackupSummary, DatabaseSummary, HeadSummary, IdentitySummary, KeySlot, OwnerSummary, TablespaceSummary,
+};
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;
 pub(crate) use writing::{BackupFacts, RepositoryWriting};
