@@ -17,6 +17,9 @@ const LARGE: u64 = 128 << 10;
 /// The most files that share a frame: what waits for the frame's end is bounded by it.
 const GROUP: usize = 1024;
 
+/// The file whose owner is the data directory's: the server starts with it or not at all.
+const CONTROL_FILE: &[u8] = b"global/pg_control";
+
 /// Cuts files into frames.
 #[derive(Debug)]
 pub struct RepositorySink {
@@ -48,7 +51,7 @@ impl RepositorySink {
         (self.folders, self.owners)
     }
 
-    /// Whose the data directory is: 0 until that has come.
+    /// Whose the data directory is: 0 until that is known.
     #[must_use]
     pub fn folder_owner(&self) -> u16 {
         self.folder_owner
@@ -96,15 +99,17 @@ impl Sink for RepositorySink {
     ) -> Result<(), Failure> {
         let owner = self.owners.number(header.uid, header.gid);
         match (&header.kind, file) {
-            (MemberKind::File { .. }, Some(member)) => self.begin_file(feeder, Member { owner, ..member }),
+            (MemberKind::File { .. }, Some(member)) => {
+                // The data directory itself does not come, and what is in it has one owner.
+                if self.prefix.is_empty() && member.path == CONTROL_FILE {
+                    self.folder_owner = owner;
+                }
+                self.begin_file(feeder, Member { owner, ..member })
+            }
             (MemberKind::File { .. }, None) => unreachable!("the source names every file"),
             (MemberKind::Directory, _) if !header.path.is_root() => {
                 let path = [&self.prefix, header.path.as_bytes()].concat();
                 self.folders.push(FolderRecord { path, mode: header.mode, owner });
-                Ok(())
-            }
-            (MemberKind::Directory, _) if self.prefix.is_empty() => {
-                self.folder_owner = owner;
                 Ok(())
             }
             // A link is a tablespace's, which the server's list names as well.
