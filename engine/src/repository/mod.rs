@@ -9,6 +9,7 @@
 
 mod catalogue;
 mod check;
+mod cipher;
 mod codec;
 mod container;
 mod error;
@@ -24,6 +25,7 @@ mod pack_ledger;
 mod paths;
 mod place;
 mod records;
+mod sealing;
 mod store;
 mod summary;
 mod tree;
@@ -47,6 +49,7 @@ pub use pack_ledger::PackLedger;
 pub(crate) use paths::{PathShare, shares};
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
+pub use sealing::Sealing;
 pub use store::{NewObject, Object, Store};
 pub use summary::{
     BackupSummary, DatabaseSummary, HeadSummary, IdentitySummary, KeySlot, OwnerSummary, TablespaceSummary,
