@@ -97,7 +97,13 @@ fn expect_same(one: &Path, other: &Path) {
     assert_eq!((only(&one, &other), only(&other, &one)), (Vec::new(), Vec::new()));
     for (path, facts) in &one {
         let same = other[path] == *facts;
-        assert!(same, "{}: {:?} and {:?}", path.display(), (facts.1, facts.2), (other[path].1, other[path].2));
+        assert!(
+            same,
+            "{}: {:?} and {:?}",
+            path.display(),
+            (facts.1, facts.2),
+            (other[path].1, other[path].2)
+        );
     }
 }
 
@@ -302,7 +308,9 @@ fn what_was_interrupted_goes_on() {
     faulty(&source, &repo, &source.dir("whole"), seen.clone()).expect("no fault");
     let newer = backup(&source, &repo).run().expect_success().json_summary();
     let id = |summary: &Value| summary["stored"]["backup"].as_str().unwrap().to_owned();
-    for (nth, kind) in [(0, FaultKind::Write), (seen.seen(FaultKind::Write) / 2, FaultKind::Write), (3, FaultKind::Sync)] {
+    for (nth, kind) in
+        [(0, FaultKind::Write), (seen.seen(FaultKind::Write) / 2, FaultKind::Write), (3, FaultKind::Sync)]
+    {
         let copy = source.dir(&format!("{kind:?} {nth}"));
         faulty(&source, &repo, &copy, FaultPlan::new(2).fail(kind, nth, 5)).map(drop).expect_err("it failed");
         assert!(copy.join(MARKER).exists() && !copy.join("global/pg_control").exists());
@@ -344,7 +352,9 @@ fn chosen_databases_work_and_others_can_be_dropped() {
     for name in ["wanted", "Other One"] {
         sql.execute(&format!("CREATE DATABASE \"{name}\""));
         let own = Sql::connect(&format!("{} dbname='{name}'", source.socket_conninfo())).unwrap();
-        own.execute("CREATE TABLE t AS SELECT g AS a, repeat('x', 500) AS b FROM generate_series(1, 20000) g");
+        own.execute(
+            "CREATE TABLE t AS SELECT g AS a, repeat('x', 500) AS b FROM generate_series(1, 20000) g",
+        );
         own.execute("CREATE INDEX ON t (a); CHECKPOINT; ANALYZE");
     }
     let oid: u32 = sql.value("SELECT oid::int8::text FROM pg_database WHERE datname = 'Other One'");
@@ -386,7 +396,8 @@ fn chosen_databases_work_and_others_can_be_dropped() {
         let server = source.boot(&copy);
         let sums = "SELECT count(*) || ' ' || sum(a) || ' ' || count(DISTINCT b) FROM t";
         let own = Sql::connect(&format!("{} dbname=wanted", source.socket_conninfo())).unwrap();
-        let (theirs, ours): (String, String) = (own.value(sums), in_database(&server, "wanted").unwrap().value(sums));
+        let (theirs, ours): (String, String) =
+            (own.value(sums), in_database(&server, "wanted").unwrap().value(sums));
         assert_eq!(theirs, ours);
         in_database(&server, "Other One").map(drop).expect_err("it is not there");
         harness::sql(&server).execute("DROP DATABASE \"Other One\"");
@@ -464,7 +475,10 @@ fn owners_and_modes_are_as_they_were() {
     let run = unprivileged(&own).arg("--delta").run();
     run.expect_success();
     assert_eq!((mode("closed"), mode("closed/file")), (0o500, 0o440));
-    expect_refused(&unprivileged(&own).args(["--delta", "--owner", "root"]).run(), &["cannot be given to user root"]);
+    expect_refused(
+        &unprivileged(&own).args(["--delta", "--owner", "root"]).run(),
+        &["cannot be given to user root"],
+    );
     drop(source.boot(&own));
 }
 

@@ -48,7 +48,9 @@ fn read(result: &ResultSet) -> Option<Vec<DatabaseSummary>> {
     let mut databases = Vec::new();
     for row in &result.rows {
         let [oid, name] = &row[..] else { return None };
-        let (Some(oid), Some(name)) = (text(oid).and_then(|oid| oid.parse().ok()), text(name)) else { continue };
+        let (Some(oid), Some(name)) = (text(oid).and_then(|oid| oid.parse().ok()), text(name)) else {
+            continue;
+        };
         left = left.checked_sub(name.len() + 32)?;
         databases.push(DatabaseSummary { oid, name });
     }

@@ -153,10 +153,15 @@ fn kept(report: &RestoreReport) -> Option<String> {
     let RestoreReport { reused_bytes, removed, omitted_files, .. } = report;
     let mut lines = Vec::new();
     if *reused_bytes > 0 || *removed > 0 {
-        lines.push(format!("  kept         {}; {removed} that did not belong removed", human_bytes(*reused_bytes)));
+        lines.push(format!(
+            "  kept         {}; {removed} that did not belong removed",
+            human_bytes(*reused_bytes)
+        ));
     }
     if *omitted_files > 0 {
-        lines.push(format!("  left out     {omitted_files} files of other databases, which are to be dropped"));
+        lines.push(format!(
+            "  left out     {omitted_files} files of other databases, which are to be dropped"
+        ));
     }
     (!lines.is_empty()).then(|| lines.join("\n"))
 }

@@ -50,7 +50,7 @@ pub(crate) use paths::{PathShare, shares};
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use sealing::Sealing;
-pub use store::{NewObject, Object, Store};
+pub use store::{Entry, NewObject, Object, PackPlace, Requests, Store, Upload, Uploads};
 pub use summary::{
     BackupSummary, DatabaseSummary, HeadSummary, IdentitySummary, KeySlot, OwnerSummary, TablespaceSummary,
 };

@@ -146,7 +146,11 @@ impl<'a> Input<'a> {
     /// Permission bits, and an owner. Whether the table has that one, the summary says.
     fn mode(&mut self) -> Result<(u32, u16), BadRecord> {
         let (mode, owner) = (u32::from(self.u16()?), self.u16()?);
-        if mode & !0o777 == 0 { Ok((mode, owner)) } else { unknown(format!("mode {mode:o}, expected nine bits")) }
+        if mode & !0o777 == 0 {
+            Ok((mode, owner))
+        } else {
+            unknown(format!("mode {mode:o}, expected nine bits"))
+        }
     }
 }
 
@@ -323,7 +327,13 @@ mod tests {
 
     fn files() -> impl Strategy<Value = Vec<FileRecord>> {
         let runs = prop::collection::vec((1u32..5000, any::<[u32; 3]>()), 0..6);
-        let one = ("[a-z0-9_]{1,8}(/[a-z0-9_]{1,8}[.]?){0,3}x", (0u32..0o1000, any::<u16>()), any::<u64>(), runs, 0..BLOCK);
+        let one = (
+            "[a-z0-9_]{1,8}(/[a-z0-9_]{1,8}[.]?){0,3}x",
+            (0u32..0o1000, any::<u16>()),
+            any::<u64>(),
+            runs,
+            0..BLOCK,
+        );
         let one = one.prop_map(|(path, (mode, owner), modified, runs, short)| {
             let mut block = 0;
             let map = runs.into_iter().map(|(count, [pack, frame, offset])| {

@@ -38,9 +38,8 @@ pub(super) fn user_name(uid: u32) -> String {
     let (mut entry, mut found) = (MaybeUninit::<libc::passwd>::uninit(), null_mut());
     let mut text = vec![0; ENTRY];
     // SAFETY: all pointers are valid for the call, and `text` has the length that is said.
-    let error = unsafe {
-        libc::getpwuid_r(uid, entry.as_mut_ptr(), text.as_mut_ptr(), text.len(), &raw mut found)
-    };
+    let error =
+        unsafe { libc::getpwuid_r(uid, entry.as_mut_ptr(), text.as_mut_ptr(), text.len(), &raw mut found) };
     if error != 0 || found.is_null() {
         return uid.to_string();
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is written here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -16,9 +16,7 @@ use super::space::{Needs, Space};
 use super::target::Places;
 use crate::basebackup::Held;
 use crate::failure::Failure;
-use crate::repository::{
-    BackupSummary, Manifest, PathShare, RepositoryError, TablespaceSummary, Tree,
-};
+use crate::repository::{BackupSummary, Manifest, PathShare, RepositoryError, TablespaceSummary, Tree};
 
 /// A restore that may begin.
 pub(super) struct Plan {
@@ -116,10 +114,16 @@ pub(super) fn refusal(problems: Vec<String>) -> Result<(), Failure> {
 }
 
 /// Every pack that maps name is there, and as long as it should be.
-pub(super) fn check_packs(config: &RestoreConfig, manifest: &Manifest, problems: &mut Vec<String>) -> Result<(), Failure> {
+pub(super) fn check_packs(
+    config: &RestoreConfig,
+    manifest: &Manifest,
+    problems: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let listed = config.repository.store().list(&config.cluster.packs())?;
+    let there: HashMap<_, _> = listed.into_iter().map(|entry| (entry.name, entry.length)).collect();
     for pack in manifest.packs.iter().filter(|pack| pack.needed) {
         let name = manifest.pack_name(pack);
-        let what = match config.repository.store().open(&name)?.map(|object| object.length()) {
+        let what = match there.get(&pack.id.to_string()).copied() {
             Some(length) if length == pack.length => continue,
             Some(length) => format!("found {length} bytes, expected {}", pack.length),
             None => "it is missing".to_owned(),
@@ -189,12 +193,14 @@ fn check_outside(config: &RestoreConfig, found: &Found, places: &Places, problem
     let own = |path: &str, place: &Path| {
         let link = config.target.join(path);
         let leads = link.is_symlink().then(|| link.canonicalize().ok()).flatten();
-        let marked = matches!(found, Found::Restore(marker, _) if marker.folders.iter().any(|one| one == place));
+        let marked =
+            matches!(found, Found::Restore(marker, _) if marker.folders.iter().any(|one| one == place));
         !found.is_nothing() && (marked || leads.is_some_and(|leads| leads == resolved(place)))
     };
     let tablespaces = places.tablespaces.iter();
-    let tablespaces = tablespaces
-        .filter_map(|(oid, place)| Some((format!("pg_tblspc/{oid}"), format!("tablespace {oid}"), place.as_deref()?)));
+    let tablespaces = tablespaces.filter_map(|(oid, place)| {
+        Some((format!("pg_tblspc/{oid}"), format!("tablespace {oid}"), place.as_deref()?))
+    });
     let wal = places.wal.as_deref().map(|wal| ("pg_wal".to_owned(), "the WAL".to_owned(), wal));
     for (link, what, place) in tablespaces.chain(wal) {
         let Some(found) = note(Found::at(place), problems) else { continue };

@@ -116,7 +116,9 @@ pub(super) fn check_no_server(folder: &Path) -> Result<(), Failure> {
             // Left behind by a server that died.
             Err(rustix::io::Errno::SRCH) => Ok(()),
             // Another's process is a process.
-            Ok(()) | Err(_) => refused(format!("a server runs in this data directory (process {})", pid.as_raw_nonzero())),
+            Ok(()) | Err(_) => {
+                refused(format!("a server runs in this data directory (process {})", pid.as_raw_nonzero()))
+            }
         },
     }
 }
@@ -140,7 +142,9 @@ pub(super) fn take_control_away(folder: &Path) -> Result<(), Failure> {
     let (control, away) = (folder.join(CONTROL), folder.join(CONTROL_AWAY));
     let failed = |error| Failure::disk("take away", &control, error);
     match fs::rename(&control, &away) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(());
+        }
         renamed => renamed.map_err(failed)?,
     }
     File::open(folder.join("global")).and_then(|global| global.sync_all()).map_err(failed)?;

@@ -41,7 +41,8 @@ impl Owners {
         }
         let recorded = summary.folder_owner.checked_sub(1).map(|place| &summary.owners[usize::from(place)]);
         if me == 0 {
-            let found: Vec<_> = std::iter::once(None).chain(summary.owners.iter().map(|one| Some(here(one)))).collect();
+            let found: Vec<_> =
+                std::iter::once(None).chain(summary.owners.iter().map(|one| Some(here(one)))).collect();
             let of_root = recorded.is_none_or(|owner| here(owner).0 == 0);
             let warning = of_root.then(|| {
                 "the restored files belong to root: the backup does not say whose they were, and PostgreSQL refuses \
@@ -69,15 +70,21 @@ impl Owners {
     /// Gives everything to its owner. The caller makes it durable.
     pub(super) fn apply(&self, manifest: &Manifest, target: &Target) -> Result<(), Failure> {
         let give = |path: &[u8], owner: u16| -> Result<(), Failure> {
-            let Some((uid, gid)) = self.by_number.get(usize::from(owner)).copied().flatten() else { return Ok(()) };
+            let Some((uid, gid)) = self.by_number.get(usize::from(owner)).copied().flatten() else {
+                return Ok(());
+            };
             let (folder, name) = target.place(target.held(path))?;
             let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
             rustix::fs::chownat(&folder.handle, &name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|error| Failure::disk("change the owner of", folder.path.join(&name), error))
         };
         manifest.each_file(|file| give(&file.path, file.owner))?;
-        manifest.each_folder(|folder| if target.is_wal_root(&folder.path) { Ok(()) } else { give(&folder.path, folder.owner) })?;
-        let Some((uid, gid)) = self.by_number.get(usize::from(manifest.summary.folder_owner)).copied().flatten() else {
+        manifest.each_folder(|folder| {
+            if target.is_wal_root(&folder.path) { Ok(()) } else { give(&folder.path, folder.owner) }
+        })?;
+        let Some((uid, gid)) =
+            self.by_number.get(usize::from(manifest.summary.folder_owner)).copied().flatten()
+        else {
             return Ok(());
         };
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -110,7 +117,8 @@ fn resolve(name: &str, group_name: Option<&str>, problems: &mut Vec<String>) -> 
         [("user", Some(name), own.is_some()), ("group", group_name, of_group.is_some() || own.is_none())]
     {
         if let Some(name) = name.filter(|_| !known) {
-            problems.push(format!("there is no {what} \"{name}\" on this host\nHINT: make it, or name another."));
+            problems
+                .push(format!("there is no {what} \"{name}\" on this host\nHINT: make it, or name another."));
         }
     }
     Some((own?.0, of_group?))

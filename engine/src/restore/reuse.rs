@@ -50,7 +50,8 @@ impl Worker {
             let wrote = match (&image, &file.map[..]) {
                 (Some(image), [extent]) => {
                     let begin = extent.offset as usize;
-                    let bytes = usize::try_from(file.size).ok().and_then(|size| image.get(begin..begin + size));
+                    let bytes =
+                        usize::try_from(file.size).ok().and_then(|size| image.get(begin..begin + size));
                     let bytes = bytes.expect("the image was made of this file");
                     self.counts.reused.fetch_add(file.size, Ordering::Relaxed);
                     there.put(0, bytes).map_err(failed)?
@@ -68,7 +69,9 @@ impl Worker {
         let Some((pack, frame)) = shared.filter(|_| files.iter().all(|file| file.map.len() <= 1)) else {
             return Ok(None);
         };
-        let Some(frame) = self.packs.get(pack)?.frames().get(frame as usize).copied() else { return Ok(None) };
+        let Some(frame) = self.packs.get(pack)?.frames().get(frame as usize).copied() else {
+            return Ok(None);
+        };
         let mut image = vec![0; frame.plain as usize];
         // Where the next file is due: files stand in a frame in their order.
         let mut due = 0;
@@ -76,7 +79,9 @@ impl Worker {
             let [extent] = &file.map[..] else { continue };
             let Ok(size) = usize::try_from(file.size) else { return Ok(None) };
             let begin = extent.offset as usize;
-            let Some(place) = image.get_mut(begin..begin + size).filter(|_| begin == due) else { return Ok(None) };
+            let Some(place) = image.get_mut(begin..begin + size).filter(|_| begin == due) else {
+                return Ok(None);
+            };
             due += size;
             let target = Arc::clone(&self.target);
             let (folder, name) = self.place(target.held(&file.path))?;

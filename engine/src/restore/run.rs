@@ -85,8 +85,7 @@ fn restore(
         take_control_away(base)?;
     }
     plan.marker(summary).write(base, &lock)?;
-    let removed =
-        if reuses { sweep(&manifest, &plan.tree, base, &plan.places, stop)? } else { 0 };
+    let removed = if reuses { sweep(&manifest, &plan.tree, base, &plan.places, stop)? } else { 0 };
     let target = Target::make(claims, &manifest, base, &mut plan)?;
     let probed = probe(&config.target, config.resources.io);
     let ProbeReport { mode, reason, alignment, .. } =

@@ -85,7 +85,13 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    fn enter(&mut self, parent: &Arc<Folder>, name: &OsStr, path: &[u8], depth: usize) -> Result<(), Failure> {
+    fn enter(
+        &mut self,
+        parent: &Arc<Folder>,
+        name: &OsStr,
+        path: &[u8],
+        depth: usize,
+    ) -> Result<(), Failure> {
         if self.stop.is_thrown() {
             return Err(Failure::Stopped);
         }

@@ -43,7 +43,8 @@ impl Places {
     /// All folders that links lead to, and what each is for.
     pub(super) fn outside(&self) -> impl Iterator<Item = (String, &Path)> {
         let tablespaces = self.tablespaces.iter();
-        let tablespaces = tablespaces.filter_map(|(oid, place)| Some((format!("tablespace {oid}"), place.as_deref()?)));
+        let tablespaces =
+            tablespaces.filter_map(|(oid, place)| Some((format!("tablespace {oid}"), place.as_deref()?)));
         tablespaces.chain(self.wal.as_deref().map(|wal| ("the WAL".to_owned(), wal)))
     }
 }
@@ -70,7 +71,12 @@ pub(super) struct Target {
 
 impl Target {
     /// Makes all folders and links in the data directory, which is claimed.
-    pub(super) fn make(claims: &mut Claims, manifest: &Manifest, path: &Path, plan: &mut Plan) -> Result<Self, Failure> {
+    pub(super) fn make(
+        claims: &mut Claims,
+        manifest: &Manifest,
+        path: &Path,
+        plan: &mut Plan,
+    ) -> Result<Self, Failure> {
         let mode = manifest.summary.folder_mode & 0o777;
         let reuses = !plan.found.is_nothing();
         let mut target = Target {

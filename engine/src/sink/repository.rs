@@ -42,7 +42,15 @@ impl RepositorySink {
     /// A sink whose packs lie in `packs`.
     #[must_use]
     pub fn new(packs: Arc<Folder>) -> Self {
-        Self { packs, prefix: Vec::new(), folders: Vec::new(), owners: OwnerTable::default(), folder_owner: 0, group: None, large: false }
+        Self {
+            packs,
+            prefix: Vec::new(),
+            folders: Vec::new(),
+            owners: OwnerTable::default(),
+            folder_owner: 0,
+            group: None,
+            large: false,
+        }
     }
 
     /// The folders that have come, and the owners that they and the files were of.
