@@ -4,6 +4,7 @@ use std::fs::File;
 
 use pgstrata_protocol::replication::BackupPosition;
 
+use super::databases::databases;
 use super::outputs::Outputs;
 use super::prepare::ServerFacts;
 use super::run::{Io, Run};
@@ -76,6 +77,7 @@ impl Run<'_> {
             file_mode: facts.file_mode,
             range,
             label: &config.label,
+            databases: databases(&config.connection),
         };
         let staging = writing.staging().to_owned();
         let sizes = (self.buffers_behind(), resources.buffer_size);
