@@ -12,8 +12,8 @@ use pgstrata::basebackup::{
 use pgstrata::connect::{ConnectionSettings, GivenSettings, Surroundings};
 use pgstrata::failure::Failure;
 use pgstrata::repository::{
-    BackupChoice, CheckConfig, CheckReport, FrameCompression, LocalStore, Repository, RepositoryDestination,
-    check,
+    BackupChoice, CheckConfig, CheckReport, FrameCompression, LocalStore, PACK_SIZE, Repository,
+    RepositoryDestination, ReuseConfig, ReuseFrom, check,
 };
 use pgstrata::restore::{RestoreConfig, RestoreReport, RestoreResources, run as run_restore};
 use pgstrata::ring::{FaultKind, FaultPlan};
@@ -36,6 +36,11 @@ fn command(name: &str, repo: &Path) -> Invocation {
 
 fn backup(source: &Source, repo: &Path) -> Invocation {
     command("backup", repo).args(["--cluster", "main", "-c", "fast", "--json", "-d", &source.conninfo()])
+}
+
+/// A backup that takes nothing from others and leaves nothing to them.
+fn anew(source: &Source, repo: &Path) -> Invocation {
+    backup(source, repo).args(["--reuse", "none", "--clean"])
 }
 
 /// A restore whose tablespaces go beside the copy.
@@ -103,8 +108,12 @@ fn what_goes_in_comes_out() {
         let ledger = writer.stop();
         assert!(first["files_verified"].as_u64().unwrap() > 900, "{first}");
         assert_eq!(first["durable"], true);
-        let second = backup(&source, &repo).args(["--compress", "lz4"]).run().expect_success().json_summary();
-        let third = backup(&source, &repo).args(["-Z", "none", "--check-pages"]).run();
+        let second = backup(&source, &repo)
+            .args(["--reuse", "none", "--compress", "lz4"])
+            .run()
+            .expect_success()
+            .json_summary();
+        let third = backup(&source, &repo).args(["--reuse", "none", "-Z", "none", "--check-pages"]).run();
         let third = third.expect_success().json_summary();
         let stored = |summary: &Value| summary["stored"]["bytes"].as_u64().unwrap();
         assert!(stored(&first) < stored(&third) && stored(&second) < stored(&third));
@@ -414,7 +423,7 @@ fn a_backup_that_dies_leaves_the_others_and_itself_nowhere() {
     let packs = repo.join("clusters/main/packs");
     let before = names(&packs);
     for signal in [Signal::TERM, Signal::KILL] {
-        let running = backup(&source, &repo).args(["-r", "4M"]).spawn();
+        let running = anew(&source, &repo).args(["-r", "4M"]).spawn();
         harness::wait_until("the next backup's first pack", || names(&packs).len() > before.len());
         running.signal(signal);
         running.wait().expect_killed_by(signal);
@@ -436,7 +445,7 @@ fn a_backup_that_dies_leaves_the_others_and_itself_nowhere() {
     let state = || [names(&packs), names(&repo.join("clusters/main/backups")), names(&repo.join("staging"))];
     let before = state();
     source.corrupt_page("bulk.large", 3);
-    backup(&source, &repo).run().expect_failure().expect_stderr("checksum error occurred");
+    anew(&source, &repo).run().expect_failure().expect_stderr("checksum error occurred");
     assert_eq!(state(), before);
 }
 
@@ -471,6 +480,8 @@ fn faulty_backup(conninfo: &str, repo: &Path, faults: Option<FaultPlan>) -> Resu
             repository: open(repo)?,
             cluster: "main".parse().unwrap(),
             compression: FrameCompression::Lz4,
+            pack_size: PACK_SIZE,
+            reuse: ReuseConfig { from: ReuseFrom::Nothing, keep: false, ..ReuseConfig::default() },
         }),
         compression: None,
         wal: WalMethod::None,

@@ -146,6 +146,23 @@ impl fmt::Display for PackId {
     }
 }
 
+impl FromStr for PackId {
+    type Err = InvalidName;
+
+    fn from_str(name: &str) -> Result<Self, InvalidName> {
+        let parts = name.strip_suffix(".pack").and_then(|name| name.split_once('.'));
+        let id = parts.and_then(|(backup, number)| {
+            Some(Self { backup: backup.parse().ok()?, number: u32::from_str_radix(number, 16).ok()? })
+        });
+        // One spelling for each.
+        id.filter(|id| id.to_string() == name).ok_or_else(|| InvalidName {
+            what: "pack",
+            found: name.to_owned(),
+            expected: "a backup's id, \".\", eight hexadecimal digits and \".pack\"",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +194,13 @@ mod tests {
         ] {
             assert!(bad.parse::<BackupId>().is_err(), "{bad:?}");
         }
-        assert_eq!(PackId { backup: id, number: 17 }.to_string(), "20261126T070051Z-0000001a.00000011.pack");
+        let pack = PackId { backup: id, number: 17 };
+        assert_eq!(pack.to_string(), "20261126T070051Z-0000001a.00000011.pack");
+        assert_eq!(pack.to_string().parse(), Ok(pack));
+        for bad in
+            ["", ".pack", "20261126T070051Z-0000001a.11.pack", "20261126T070051Z-0000001a.0000001A.pack"]
+        {
+            assert!(bad.parse::<PackId>().is_err(), "{bad:?}");
+        }
     }
 }

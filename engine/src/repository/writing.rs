@@ -2,27 +2,32 @@
 //!
 //! Order: packs are written and synced by the pipeline; then the WAL and the server's manifest, the same way; then the
 //! folder of packs is synced, and the manifest published. Before that, nothing refers to what is there; dropped
-//! before, it removes its packs.
+//! before, it removes its incomplete packs, and the complete ones unless they are to stay for the next backup.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam::channel::{Sender, bounded, unbounded};
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_protocol::replication::BackupPosition;
+use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use super::catalogue::{Catalogued, Placed, catalogue};
 use super::codec::FrameCompression;
+use super::container::ObjectKind;
 use super::error::RepositoryError;
 use super::manifest::ManifestWriter;
 use super::names::{BackupId, ClusterName};
+use super::object_reader::ObjectReader;
 use super::pack_ledger::PackLedger;
 use super::place::{Repository, now};
 use super::records::FolderRecord;
+use super::reuse::{Reuse, ReuseConfig, ReuseFrom, Reused, Search};
 use super::summary::{BackupSummary, TablespaceSummary};
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
@@ -31,6 +36,10 @@ use crate::sink::{Archive, RepositorySink};
 use crate::stop::Stop;
 use crate::verify::ContentChecks;
 
+/// The size at which a pack is ended, unless another is asked for.
+pub const PACK_SIZE: u64 = 64 << 20;
+/// How long data waits for the index of older frames. What comes after that, and before it is there, is stored anew.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Records on their way to the catalogue.
 const QUEUE: usize = 1024;
 /// Bytes of a file that are read at a time.
@@ -47,6 +56,10 @@ pub struct RepositoryDestination {
     pub cluster: ClusterName,
     /// What frames are compressed with.
     pub compression: FrameCompression,
+    /// A pack of so many bytes is ended; [`PACK_SIZE`] unless said otherwise.
+    pub pack_size: u64,
+    /// What may be taken from older packs.
+    pub reuse: ReuseConfig,
 }
 
 impl RepositoryDestination {
@@ -74,6 +87,12 @@ pub struct StoredBackup {
     pub packs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes of files that older backups' packs held already.
+    pub reused_bytes: u64,
+    /// Bytes of files that complete packs of interrupted backups held already.
+    pub resumed_bytes: u64,
+    /// What was wrong with older packs, so that it was stored anew.
+    pub refused: Vec<String>,
 }
 
 /// What only the run knows of its backup.
@@ -87,6 +106,9 @@ pub(crate) struct BackupFacts<'a> {
     pub(crate) label: &'a str,
 }
 
+/// Who hears what a failed backup leaves.
+pub(crate) type Tell = Box<dyn Fn(&str) + Send>;
+
 /// A backup under way.
 pub(crate) struct RepositoryWriting {
     destination: RepositoryDestination,
@@ -95,6 +117,11 @@ pub(crate) struct RepositoryWriting {
     staging: PathBuf,
     packs_folder: Arc<Folder>,
     packs: Arc<PackLedger>,
+    reuse: Arc<OnceLock<Reuse>>,
+    search: Option<JoinHandle<Option<Failure>>>,
+    /// Says to other runs that this one is alive.
+    alive: Option<File>,
+    tell: Tell,
     placed: Option<Sender<Placed>>,
     catalogue: Option<JoinHandle<Option<Catalogued>>>,
     tablespaces: Vec<TablespaceSummary>,
@@ -108,9 +135,10 @@ impl RepositoryWriting {
         destination: &RepositoryDestination,
         system_identifier: u64,
         archives: &[Archive],
+        tell: Tell,
         stop: &Stop<Failure>,
     ) -> Result<Self, Failure> {
-        let RepositoryDestination { repository, cluster, .. } = destination;
+        let RepositoryDestination { repository, cluster, reuse: config, .. } = destination;
         repository.claim_identity(cluster, system_identifier)?;
         let backup = repository.next_backup(cluster)?;
         let packs_folder = Folder::open(&destination.packs_folder()?)?;
@@ -131,6 +159,8 @@ impl RepositoryWriting {
         };
         let catalogue = thread::Builder::new().name("catalogue".into()).spawn(run);
         let catalogue = catalogue.map_err(|error| Failure::disk("start thread", "catalogue", error))?;
+        let reuse = Arc::new(OnceLock::new());
+        let search = search(destination, &packs_folder, &reuse, stop)?;
         let tablespace = |archive: &Archive| {
             Some(TablespaceSummary { oid: archive.tablespace?, location: archive.location.clone() })
         };
@@ -141,7 +171,11 @@ impl RepositoryWriting {
             staging,
             sink: RepositorySink::new(Arc::clone(&packs_folder)),
             packs_folder,
-            packs: Arc::new(PackLedger::new(backup)),
+            packs: Arc::new(PackLedger::new(backup, config.memory / 2)),
+            reuse,
+            search,
+            alive: None,
+            tell,
             placed: Some(placed),
             catalogue: Some(catalogue),
             tablespaces: archives.iter().filter_map(tablespace).collect(),
@@ -152,6 +186,14 @@ impl RepositoryWriting {
     /// A folder of this backup's own, for what is kept only until it is packed.
     pub(crate) fn staging(&self) -> &Path {
         &self.staging
+    }
+
+    /// Says that this run is alive. Before its first pack, once the staging folder is made.
+    pub(crate) fn show_alive(&mut self) {
+        // Where a file system has no such locks, nobody can ask for one either: then it counts as alive for good.
+        let lock =
+            |folder: &File| rustix::fs::flock(folder, FlockOperation::NonBlockingLockExclusive).is_ok();
+        self.alive = File::open(&self.staging).ok().filter(lock);
     }
 
     /// The folder that streamed WAL is written to.
@@ -169,7 +211,9 @@ impl RepositoryWriting {
             compression: self.destination.compression,
             repository: self.destination.repository.id(),
             folder: Arc::clone(&self.packs_folder),
+            pack_size: self.destination.pack_size,
             packs: Arc::clone(&self.packs),
+            reuse: Arc::clone(&self.reuse),
             placed: self.placed.clone().expect("the backup is under way"),
             buffers,
         }
@@ -212,13 +256,23 @@ impl RepositoryWriting {
         }
         let Catalogued { manifest, files, bytes } = catalogued.ok_or(Failure::Stopped)?;
         let packs = self.packs.table().ok_or(Failure::Stopped)?;
-        let stored_bytes = packs.iter().map(|pack| pack.length).sum();
-        let RepositoryDestination { repository, cluster, compression } = &self.destination;
+        let own = packs.iter().filter(|pack| pack.id.backup == self.backup);
+        let (own_packs, stored_bytes) =
+            own.fold((0, 0), |(packs, bytes), pack| (packs + 1, bytes + pack.length));
+        let failed = self.search.take().and_then(|thread| thread.join().ok()).flatten();
+        let mut reused = Reused::default();
+        if let Some(reuse) = self.reuse.get() {
+            // Leases keep them; this is for whoever removes packs by hand.
+            reuse.check_adopted()?;
+            reused = reuse.outcome();
+        }
+        reused.refused.extend(failed.map(|failure| failure.to_string()));
+        let RepositoryDestination { repository, cluster, compression, .. } = &self.destination;
         let [start, end] = facts.range;
         let summary = BackupSummary {
             cluster: cluster.to_string(),
             backup: self.backup.to_string(),
-            parent: None,
+            parent: reused.parent.map(|parent| parent.to_string()),
             program: env!("CARGO_PKG_VERSION").to_owned(),
             source: "stream".into(),
             server_version: facts.server_version.to_owned(),
@@ -237,6 +291,7 @@ impl RepositoryWriting {
             bytes,
             wal_bytes,
             stored_bytes,
+            reused_bytes: reused.from_backup + reused.from_interrupted,
             tablespaces: self.tablespaces.clone(),
             requires: Vec::new(),
         };
@@ -259,8 +314,11 @@ impl RepositoryWriting {
             repository: store.address(),
             cluster: summary.cluster,
             backup: summary.backup,
-            packs: packs.len() as u64,
+            packs: own_packs,
             bytes: stored_bytes,
+            reused_bytes: reused.from_backup,
+            resumed_bytes: reused.from_interrupted,
+            refused: reused.refused,
         })
     }
 
@@ -319,10 +377,84 @@ impl Drop for RepositoryWriting {
         // Its senders are gone with the pipelines; the manifest that it was writing goes with it.
         drop(self.catalogue.take().map(JoinHandle::join));
         if !self.committed {
-            let packs = self.packs.begun().into_iter().map(|pack| self.destination.cluster.pack(pack));
-            // What stays is garbage that nothing refers to.
-            let _ = self.destination.repository.store().remove(&packs.collect::<Vec<_>>());
+            self.settle_failed();
         }
+        drop(self.search.take().map(JoinHandle::join));
+    }
+}
+
+impl RepositoryWriting {
+    /// What a failed backup leaves: complete packs, for the next one to go on from, or nothing.
+    fn settle_failed(&self) {
+        let RepositoryDestination { repository, cluster, reuse, .. } = &self.destination;
+        let (store, own) = (&**repository.store(), repository.id());
+        let (mut kept, mut bytes, mut gone) = (0u64, 0, Vec::new());
+        for pack in self.packs.begun().into_iter().map(|pack| cluster.pack(pack)) {
+            match ObjectReader::open(store, &pack, ObjectKind::Pack, Some(&own)) {
+                Ok(Some(complete)) if reuse.keep => {
+                    kept += 1;
+                    bytes += complete.length();
+                }
+                _ => gone.push(pack),
+            }
+        }
+        // What stays of these is garbage that nothing refers to.
+        let _ = store.remove(&gone);
+        if kept > 0 {
+            (self.tell)(&format!(
+                "{kept} packs of {bytes} bytes that this backup has stored are kept: the next backup of cluster \
+                 \"{cluster}\" goes on from them"
+            ));
+        }
+    }
+}
+
+/// Begins to look for older packs, and gives that a moment before data flows.
+fn search(
+    destination: &RepositoryDestination,
+    folder: &Arc<Folder>,
+    found: &Arc<OnceLock<Reuse>>,
+    stop: &Stop<Failure>,
+) -> Result<Option<JoinHandle<Option<Failure>>>, Failure> {
+    let RepositoryDestination { repository, cluster, reuse: config, .. } = destination;
+    if config.from == ReuseFrom::Nothing {
+        return Ok(None);
+    }
+    let scratch = destination.staging_folder()?;
+    let search = Search {
+        repository: repository.clone(),
+        cluster: cluster.clone(),
+        folder: Arc::clone(folder),
+        config: *config,
+        scratch: scratch.clone(),
+    };
+    let (ended, wait_ended) = bounded::<()>(1);
+    let (found, stop) = (Arc::clone(found), stop.clone());
+    let run = move || {
+        let _told = stop.tell_of_panics("the search for older packs");
+        // Gone when this thread is.
+        let _ended = ended;
+        match search.gather(&|backup| is_alive(&scratch, backup), &stop) {
+            Ok(reuse) => {
+                let _ = found.set(reuse);
+                None
+            }
+            Err(Failure::Stopped) => None,
+            // The backup is as good without it.
+            Err(failure) => Some(failure),
+        }
+    };
+    let thread = thread::Builder::new().name("older packs".into()).spawn(run);
+    let thread = thread.map_err(|error| Failure::disk("start thread", "older packs", error))?;
+    let _ = wait_ended.recv_timeout(PATIENCE);
+    Ok(Some(thread))
+}
+
+/// Whether the run that writes a backup goes on: it holds a lock on its folder, which goes with its process.
+fn is_alive(staging: &Path, backup: BackupId) -> bool {
+    match File::open(staging.join(backup.to_string())) {
+        Ok(folder) => rustix::fs::flock(&folder, FlockOperation::NonBlockingLockShared).is_err(),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     }
 }
 
