@@ -9,6 +9,7 @@
 
 mod catalogue;
 mod check;
+mod cipher;
 mod codec;
 mod container;
 mod error;
@@ -26,6 +27,7 @@ mod pack_ledger;
 mod place;
 mod records;
 mod reuse;
+mod sealing;
 mod store;
 mod summary;
 mod tree;
@@ -48,6 +50,7 @@ pub use pack_ledger::PackLedger;
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use reuse::{Reuse, ReuseConfig, ReuseFrom, ReuseReader};
+pub use sealing::Sealing;
 pub use store::{NewObject, Object, Store};
 pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
 pub use tree::Tree;

@@ -257,8 +257,7 @@ impl Search {
             }
             Candidate::Interrupted(id) => {
                 let name = self.cluster.pack(*id);
-                let (store, own) = (self.repository.store(), self.repository.id());
-                let Ok(Some(object)) = ObjectReader::open(&**store, &name, ObjectKind::Pack, Some(&own))
+                let Ok(Some(object)) = ObjectReader::open(&self.repository, &name, ObjectKind::Pack)
                 else {
                     return Ok(None);
                 };
@@ -282,7 +281,7 @@ fn open(
     record: &PackRecord,
 ) -> Result<ObjectReader, Failure> {
     let name = cluster.pack(record.id);
-    let object = ObjectReader::open(&**repository.store(), &name, ObjectKind::Pack, Some(&repository.id()))?;
+    let object = ObjectReader::open(repository, &name, ObjectKind::Pack)?;
     let object = object.ok_or_else(|| RepositoryError::damaged(&name, "it is missing"))?;
     if (object.length(), object.frames().len(), object.checksum())
         != (record.length, record.frames as usize, record.checksum)

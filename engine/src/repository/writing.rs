@@ -143,7 +143,7 @@ impl RepositoryWriting {
         let backup = repository.next_backup(cluster)?;
         let packs_folder = Folder::open(&destination.packs_folder()?)?;
         let staging = destination.staging_folder()?.join(backup.to_string());
-        let manifest = ManifestWriter::begin(repository)?;
+        let manifest = ManifestWriter::begin(repository, &cluster.manifest(backup))?;
         let (placed, records) = bounded(QUEUE);
         let switch = stop.clone();
         let run = move || {
@@ -209,7 +209,8 @@ impl RepositoryWriting {
     pub(crate) fn packing(&self, buffers: usize) -> Packing {
         Packing {
             compression: self.destination.compression,
-            repository: self.destination.repository.id(),
+            sealing: self.destination.repository.sealing().clone(),
+            cluster: self.destination.cluster.clone(),
             folder: Arc::clone(&self.packs_folder),
             pack_size: self.destination.pack_size,
             packs: Arc::clone(&self.packs),
@@ -300,7 +301,7 @@ impl RepositoryWriting {
         let sink = std::mem::replace(&mut self.sink, RepositorySink::new(Arc::clone(&self.packs_folder)));
         let name = cluster.manifest(self.backup);
         let folders = all_folders(sink.into_folders(), &self.tablespaces, facts.folder_mode);
-        let published = manifest.commit(&folders, &packs, &summary, &name);
+        let published = manifest.commit(&folders, &packs, &summary);
         // Where the outcome is not known, it may be there: its packs stay.
         self.committed = match &published {
             Ok(built) => built.is_some(),
@@ -387,10 +388,9 @@ impl RepositoryWriting {
     /// What a failed backup leaves: complete packs, for the next one to go on from, or nothing.
     fn settle_failed(&self) {
         let RepositoryDestination { repository, cluster, reuse, .. } = &self.destination;
-        let (store, own) = (&**repository.store(), repository.id());
         let (mut kept, mut bytes, mut gone) = (0u64, 0, Vec::new());
         for pack in self.packs.begun().into_iter().map(|pack| cluster.pack(pack)) {
-            match ObjectReader::open(store, &pack, ObjectKind::Pack, Some(&own)) {
+            match ObjectReader::open(repository, &pack, ObjectKind::Pack) {
                 Ok(Some(complete)) if reuse.keep => {
                     kept += 1;
                     bytes += complete.length();
@@ -399,7 +399,7 @@ impl RepositoryWriting {
             }
         }
         // What stays of these is garbage that nothing refers to.
-        let _ = store.remove(&gone);
+        let _ = repository.store().remove(&gone);
         if kept > 0 {
             (self.tell)(&format!(
                 "{kept} packs of {bytes} bytes that this backup has stored are kept: the next backup of cluster \
