@@ -38,9 +38,9 @@ fn backup(source: &Source, repo: &Path) -> Invocation {
     command("backup", repo).args(["--cluster", "main", "-c", "fast", "--json", "-d", &source.conninfo()])
 }
 
-/// A backup that takes nothing from others and leaves nothing to them.
+/// A backup that stores everything.
 fn anew(source: &Source, repo: &Path) -> Invocation {
-    backup(source, repo).args(["--reuse", "none", "--clean"])
+    backup(source, repo).args(["--reuse", "none"])
 }
 
 /// A restore whose tablespaces go beside the copy.
@@ -441,20 +441,29 @@ fn a_backup_that_dies_leaves_the_others_and_itself_nowhere() {
     expect_verified(&copy, 15);
     harness::compare(&source, &source.boot(&copy));
 
-    // Data that the server finds damaged is no evidence here: neither its packs stay nor its WAL.
-    let state = || [names(&packs), names(&repo.join("clusters/main/backups")), names(&repo.join("staging"))];
-    let before = state();
+    // Data that the server finds damaged is no evidence here: its WAL does not stay. Its complete packs do, as after any
+    // failure, and make no backup.
+    let state = || [names(&repo.join("clusters/main/backups")), names(&repo.join("staging"))];
+    let (before, packs_before) = (state(), names(&packs));
     source.corrupt_page("bulk.large", 3);
-    anew(&source, &repo).run().expect_failure().expect_stderr("checksum error occurred");
+    let refused = anew(&source, &repo).run();
+    refused.expect_failure().expect_stderr("checksum error occurred").expect_stderr("are kept");
     assert_eq!(state(), before);
+    let after = names(&packs);
+    let new: Vec<_> = after.iter().filter(|name| !packs_before.contains(name)).collect();
+    assert!(!new.is_empty());
+    for name in new {
+        assert!(fs::read(packs.join(name)).unwrap().ends_with(b"ATARTSGP"), "{name} is not complete");
+    }
+    command("verify", &repo).run().expect_success();
 }
 
-/// Hears nothing that it would want to hear.
+/// Hears nothing that it would want to hear, but for what a failed backup leaves.
 struct Silence;
 
 impl Observer for Silence {
     fn warning(&self, text: &str) {
-        panic!("{text}");
+        assert!(text.contains("are kept: the next backup"), "{text}");
     }
 
     fn note(&self, _: &str) {}
@@ -481,7 +490,7 @@ fn faulty_backup(conninfo: &str, repo: &Path, faults: Option<FaultPlan>) -> Resu
             cluster: "main".parse().unwrap(),
             compression: FrameCompression::Lz4,
             pack_size: PACK_SIZE,
-            reuse: ReuseConfig { from: ReuseFrom::Nothing, keep: false, ..ReuseConfig::default() },
+            reuse: ReuseConfig { from: ReuseFrom::Nothing, ..ReuseConfig::default() },
         }),
         compression: None,
         wal: WalMethod::None,
@@ -531,13 +540,7 @@ fn every_operation_of_the_ring_may_fail() {
     let server = FakeServer::start(Script::version(18).answer("BASE_BACKUP", fake.reply()));
     let short_and_late = FaultPlan::new(1).short_writes().reorder();
     faulty_backup(&server.conninfo(), &repo, Some(short_and_late.clone())).expect("only late");
-    let state = |repo: &Path| {
-        [
-            names(&repo.join("clusters/main/backups")),
-            names(&repo.join("clusters/main/packs")),
-            names(&repo.join("staging")),
-        ]
-    };
+    let state = |repo: &Path| [names(&repo.join("clusters/main/backups")), names(&repo.join("staging"))];
     let before = state(&repo);
     for kind in [FaultKind::Write, FaultKind::Sync] {
         let count = short_and_late.seen(kind);

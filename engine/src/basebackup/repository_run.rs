@@ -42,9 +42,8 @@ impl Run<'_> {
         let system = facts.system.system_identifier;
         let observer = Arc::clone(self.observer);
         let tell = Box::new(move |text: &str| observer.warning(text));
-        let mut writing = RepositoryWriting::begin(destination, system, archives, tell, self.stop)?;
+        let writing = RepositoryWriting::begin(destination, system, archives, tell, self.stop)?;
         claims.claim(writing.staging(), STAGING_MODE)?;
-        writing.show_alive();
         Ok(Outputs::Repository(Box::new(writing)))
     }
 

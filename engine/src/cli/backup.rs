@@ -59,13 +59,10 @@ pub(super) struct BackupArgs {
     #[arg(long)]
     check_pages: bool,
 
-    /// Older packs to refer to: those of the newest backup and of interrupted ones (all), of the newest backup, none
+    /// What to refer to instead of storing it again: the newest backup's packs and those that interrupted backups have left (all), the newest backup's, or nothing
     #[arg(long, value_name = "all|backup|none", default_value = "all")]
     #[arg(value_parser = ["all", "backup", "none"])]
     reuse: String,
-    /// Leave nothing of this backup if it fails, where the next one could go on from its complete packs
-    #[arg(long)]
-    clean: bool,
 
     /// Disk back end
     #[arg(long, value_enum, default_value = "auto", help_heading = "Engine options")]
@@ -128,7 +125,6 @@ impl BackupArgs {
                     _ => ReuseFrom::All,
                 },
                 memory: usize::from(self.dedup_memory) << 20,
-                keep: !self.clean,
             },
         };
         Ok(BaseBackupConfig {

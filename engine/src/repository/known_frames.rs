@@ -118,12 +118,9 @@ mod tests {
             known.remember(&hash(number.into()), 7, 7);
         }
         for number in 0..30_000u32 {
-            match known.find(&hash(number.into())) {
-                Some(place) => {
-                    assert_eq!(place, (number, number % 4096));
-                    found += 1;
-                }
-                None => {}
+            if let Some(place) = known.find(&hash(number.into())) {
+                assert_eq!(place, (number, number % 4096));
+                found += 1;
             }
             assert_eq!(known.find(&hash(1_000_000 + u64::from(number))), None);
         }

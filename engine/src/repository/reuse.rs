@@ -1,12 +1,13 @@
-//! What a backup need not store, because older packs hold it: those of the cluster's newest backup, and complete ones that
-//! interrupted backups have left.
+//! What a backup need not store, because older packs hold it: those of the cluster's newest backup, and complete ones of
+//! backups that have no manifest, because they were interrupted or are under way. No run removes a complete pack but the
+//! collector, and that leaves what is held.
 //!
 //! Which frame is where says the index, which is built from the packs' footers beside the first data. Invariants: nothing
 //! is referred to before its pack was opened and its footer, checked, lists that hash and length at that place; a
 //! pack of a committed backup must be the one that its manifest names; a pack of an interrupted backup is synced, dropped
 //! from the page cache, and read whole with every frame compared with its hash. Otherwise the bytes are stored anew.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -35,6 +36,8 @@ const OPEN: usize = 8;
 /// Threads that read footers, at most, and footers on their way to the sorter.
 const THREADS: usize = 16;
 const QUEUE: usize = 32;
+/// Backups without a manifest whose packs are used, at most: the newest ones.
+const INTERRUPTED: usize = 64;
 /// Of more packs that could not be used than these only the number is told.
 const TOLD: usize = 5;
 
@@ -45,7 +48,7 @@ pub enum ReuseFrom {
     Nothing,
     /// Those of the cluster's newest backup.
     Backup,
-    /// These, and what interrupted backups have left.
+    /// These, and complete packs of backups that have no manifest: interrupted ones, for the most part.
     All,
 }
 
@@ -56,13 +59,11 @@ pub struct ReuseConfig {
     pub from: ReuseFrom,
     /// Bytes of memory for looking frames up.
     pub memory: usize,
-    /// Whether complete packs stay when it fails, for the next one to go on from.
-    pub keep: bool,
 }
 
 impl Default for ReuseConfig {
     fn default() -> Self {
-        Self { from: ReuseFrom::All, memory: 32 << 20, keep: true }
+        Self { from: ReuseFrom::All, memory: 32 << 20 }
     }
 }
 
@@ -75,6 +76,7 @@ pub struct Reuse {
     parent: Option<BackupId>,
     packs: Vec<OldPack>,
     index: FrameIndex,
+    key: Hash,
     /// Plain bytes that were not stored again: of the newest backup, of interrupted ones.
     from_backup: AtomicU64,
     from_interrupted: AtomicU64,
@@ -107,8 +109,13 @@ pub struct ReuseReader {
     open: Vec<(u32, ObjectReader)>,
 }
 
+/// Makes sure that what a backup needs or wrote stays; false where it is too late for that.
+pub(super) type Hold<'a> = dyn Fn(BackupId) -> Result<bool, Failure> + 'a;
+
 /// What is needed to look for older packs.
 pub(super) struct Search {
+    /// The backup under way.
+    pub(super) own: BackupId,
     pub(super) repository: Repository,
     pub(super) cluster: ClusterName,
     pub(super) folder: Arc<Folder>,
@@ -123,14 +130,11 @@ enum Candidate {
 }
 
 impl Search {
-    /// Looks for them and reads their footers. What cannot be read is not used, and said.
-    pub(super) fn gather(
-        self,
-        alive: &dyn Fn(BackupId) -> bool,
-        stop: &Stop<Failure>,
-    ) -> Result<Reuse, Failure> {
+    /// Looks for them and reads their footers. What cannot be read is not used, and said. `hold` makes sure that what a
+    /// backup needs or wrote stays, from then on and until this one is committed, or says that it is too late for that.
+    pub(super) fn gather(self, hold: &Hold<'_>, stop: &Stop<Failure>) -> Result<Reuse, Failure> {
         let mut refused = Vec::new();
-        let parent = match self.parent() {
+        let parent = match self.parent(hold) {
             Ok(parent) => parent,
             Err(Failure::Stopped) => return Err(Failure::Stopped),
             Err(failure) => {
@@ -146,12 +150,13 @@ impl Search {
         if self.config.from == ReuseFrom::All {
             let known: HashSet<PackId> =
                 parent.iter().flat_map(|parent| &parent.packs).map(|pack| pack.id).collect();
-            let left = self.interrupted(&known, alive)?;
+            let left = self.interrupted(&known, hold)?;
             candidates.extend(left.into_iter().map(Candidate::Interrupted));
         }
         let parent = parent.map(|manifest| manifest.summary.backup.parse()).transpose();
         let parent = parent.map_err(|error| Failure::Target(format!("{error}")))?;
-        let (packs, index) = self.read(&candidates, &mut refused, stop)?;
+        let key = super::random()?;
+        let (packs, index) = self.read(&candidates, &key, &mut refused, stop)?;
         Ok(Reuse {
             repository: self.repository,
             cluster: self.cluster,
@@ -159,50 +164,53 @@ impl Search {
             parent,
             packs,
             index,
+            key,
             from_backup: AtomicU64::new(0),
             from_interrupted: AtomicU64::new(0),
             refused: Mutex::new(refused),
         })
     }
 
-    fn parent(&self) -> Result<Option<Manifest>, Failure> {
+    fn parent(&self, hold: &Hold<'_>) -> Result<Option<Manifest>, Failure> {
         if self.config.from == ReuseFrom::Nothing {
             return Ok(None);
         }
         match self.repository.backups(&self.cluster)?.pop() {
-            Some(newest) => Manifest::open(&self.repository, &self.cluster, newest),
-            None => Ok(None),
+            Some(newest) if hold(newest)? => Manifest::open(&self.repository, &self.cluster, newest),
+            _ => Ok(None),
         }
     }
 
-    /// Packs whose backups have no manifest and do not run any more.
-    fn interrupted(
-        &self,
-        known: &HashSet<PackId>,
-        alive: &dyn Fn(BackupId) -> bool,
-    ) -> Result<Vec<PackId>, Failure> {
+    /// Packs of backups that have no manifest, but for this one.
+    fn interrupted(&self, known: &HashSet<PackId>, hold: &Hold<'_>) -> Result<Vec<PackId>, Failure> {
         // Packs first: of a backup that is committed between the two lists there is a manifest then.
-        let names = self.repository.store().list(&self.cluster.packs())?;
-        let committed: HashSet<BackupId> = self.repository.backups(&self.cluster)?.into_iter().collect();
-        let (mut left, mut last) = (Vec::new(), None);
-        for pack in names.iter().filter_map(|name| name.parse::<PackId>().ok()) {
-            // Names are sorted, so those of one backup stand together.
-            let may = match last {
-                Some((backup, may)) if backup == pack.backup => may,
-                _ => !committed.contains(&pack.backup) && !alive(pack.backup),
-            };
-            last = Some((pack.backup, may));
-            if may && !known.contains(&pack) {
-                left.push(pack);
+        let packs = || -> Result<_, Failure> {
+            let names = self.repository.store().list(&self.cluster.packs())?;
+            Ok(names.into_iter().filter_map(|name| name.parse::<PackId>().ok()))
+        };
+        let mut writers: BTreeSet<BackupId> = packs()?.map(|pack| pack.backup).collect();
+        for committed in self.repository.backups(&self.cluster)? {
+            writers.remove(&committed);
+        }
+        writers.remove(&self.own);
+        let mut held = HashSet::new();
+        for writer in writers.into_iter().rev().take(INTERRUPTED) {
+            if hold(writer)? {
+                held.insert(writer);
             }
         }
-        Ok(left)
+        if held.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Once more: only what is there while it is held stays.
+        Ok(packs()?.filter(|pack| held.contains(&pack.backup) && !known.contains(pack)).collect())
     }
 
     /// Reads footers side by side.
     fn read(
         &self,
         candidates: &[Candidate],
+        key: &Hash,
         refused: &mut Vec<String>,
         stop: &Stop<Failure>,
     ) -> Result<(Vec<OldPack>, FrameIndex), Failure> {
@@ -235,7 +243,7 @@ impl Search {
                 let pack = u32::try_from(packs.len()).map_err(|_| Failure::Stopped)?;
                 packs.push(OldPack { record, interrupted, place: OnceLock::new() });
                 for (frame, Frame { plain, hash, .. }) in (0..).zip(frames) {
-                    if let Some(entry) = entry(&hash, Known { pack, frame, plain }) {
+                    if let Some(entry) = entry(&veiled(key, &hash), Known { pack, frame, plain }) {
                         sorter.push(entry)?;
                     }
                 }
@@ -257,8 +265,7 @@ impl Search {
             }
             Candidate::Interrupted(id) => {
                 let name = self.cluster.pack(*id);
-                let Ok(Some(object)) = ObjectReader::open(&self.repository, &name, ObjectKind::Pack)
-                else {
+                let Ok(Some(object)) = ObjectReader::open(&self.repository, &name, ObjectKind::Pack) else {
                     return Ok(None);
                 };
                 let frames = u32::try_from(object.frames().len()).unwrap_or(0);
@@ -272,6 +279,12 @@ impl Search {
             }
         }
     }
+}
+
+/// What stands for a hash in the index, whose file lies where whoever keeps the repository may read it: with a key of
+/// this run's own, it tells nothing of an encrypted one's content.
+fn veiled(key: &Hash, hash: &Hash) -> Hash {
+    *blake3::keyed_hash(key, hash).as_bytes()
 }
 
 /// Opens a pack that must be the one of the record.
@@ -302,7 +315,7 @@ impl Reuse {
         ledger: &PackLedger,
         reader: &mut ReuseReader,
     ) -> Option<(u32, u32)> {
-        let Known { pack, frame, plain } = self.index.find(hash)?;
+        let Known { pack, frame, plain } = self.index.find(&veiled(&self.key, hash))?;
         if plain as usize != length {
             return None;
         }

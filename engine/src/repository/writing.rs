@@ -2,7 +2,7 @@
 //!
 //! Order: packs are written and synced by the pipeline; then the WAL and the server's manifest, the same way; then the
 //! folder of packs is synced, and the manifest published. Before that, nothing refers to what is there; dropped
-//! before, it removes its incomplete packs, and the complete ones unless they are to stay for the next backup.
+//! before, it removes its incomplete packs. Complete ones stay: the next backup goes on from them.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -14,7 +14,6 @@ use std::time::Duration;
 use crossbeam::channel::{Sender, bounded, unbounded};
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_protocol::replication::BackupPosition;
-use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use super::catalogue::{Catalogued, Placed, catalogue};
@@ -119,8 +118,6 @@ pub(crate) struct RepositoryWriting {
     packs: Arc<PackLedger>,
     reuse: Arc<OnceLock<Reuse>>,
     search: Option<JoinHandle<Option<Failure>>>,
-    /// Says to other runs that this one is alive.
-    alive: Option<File>,
     tell: Tell,
     placed: Option<Sender<Placed>>,
     catalogue: Option<JoinHandle<Option<Catalogued>>>,
@@ -160,7 +157,7 @@ impl RepositoryWriting {
         let catalogue = thread::Builder::new().name("catalogue".into()).spawn(run);
         let catalogue = catalogue.map_err(|error| Failure::disk("start thread", "catalogue", error))?;
         let reuse = Arc::new(OnceLock::new());
-        let search = search(destination, &packs_folder, &reuse, stop)?;
+        let search = search(destination, backup, &packs_folder, &reuse, stop)?;
         let tablespace = |archive: &Archive| {
             Some(TablespaceSummary { oid: archive.tablespace?, location: archive.location.clone() })
         };
@@ -174,7 +171,6 @@ impl RepositoryWriting {
             packs: Arc::new(PackLedger::new(backup, config.memory / 2)),
             reuse,
             search,
-            alive: None,
             tell,
             placed: Some(placed),
             catalogue: Some(catalogue),
@@ -186,14 +182,6 @@ impl RepositoryWriting {
     /// A folder of this backup's own, for what is kept only until it is packed.
     pub(crate) fn staging(&self) -> &Path {
         &self.staging
-    }
-
-    /// Says that this run is alive. Before its first pack, once the staging folder is made.
-    pub(crate) fn show_alive(&mut self) {
-        // Where a file system has no such locks, nobody can ask for one either: then it counts as alive for good.
-        let lock =
-            |folder: &File| rustix::fs::flock(folder, FlockOperation::NonBlockingLockExclusive).is_ok();
-        self.alive = File::open(&self.staging).ok().filter(lock);
     }
 
     /// The folder that streamed WAL is written to.
@@ -385,13 +373,13 @@ impl Drop for RepositoryWriting {
 }
 
 impl RepositoryWriting {
-    /// What a failed backup leaves: complete packs, for the next one to go on from, or nothing.
+    /// What a failed backup leaves: complete packs, for the next one to go on from. Others may refer to them already.
     fn settle_failed(&self) {
-        let RepositoryDestination { repository, cluster, reuse, .. } = &self.destination;
+        let RepositoryDestination { repository, cluster, .. } = &self.destination;
         let (mut kept, mut bytes, mut gone) = (0u64, 0, Vec::new());
         for pack in self.packs.begun().into_iter().map(|pack| cluster.pack(pack)) {
             match ObjectReader::open(repository, &pack, ObjectKind::Pack) {
-                Ok(Some(complete)) if reuse.keep => {
+                Ok(Some(complete)) => {
                     kept += 1;
                     bytes += complete.length();
                 }
@@ -412,6 +400,7 @@ impl RepositoryWriting {
 /// Begins to look for older packs, and gives that a moment before data flows.
 fn search(
     destination: &RepositoryDestination,
+    own: BackupId,
     folder: &Arc<Folder>,
     found: &Arc<OnceLock<Reuse>>,
     stop: &Stop<Failure>,
@@ -422,11 +411,12 @@ fn search(
     }
     let scratch = destination.staging_folder()?;
     let search = Search {
+        own,
         repository: repository.clone(),
         cluster: cluster.clone(),
         folder: Arc::clone(folder),
         config: *config,
-        scratch: scratch.clone(),
+        scratch,
     };
     let (ended, wait_ended) = bounded::<()>(1);
     let (found, stop) = (Arc::clone(found), stop.clone());
@@ -434,7 +424,7 @@ fn search(
         let _told = stop.tell_of_panics("the search for older packs");
         // Gone when this thread is.
         let _ended = ended;
-        match search.gather(&|backup| is_alive(&scratch, backup), &stop) {
+        match search.gather(&|_| Ok(true), &stop) {
             Ok(reuse) => {
                 let _ = found.set(reuse);
                 None
@@ -448,14 +438,6 @@ fn search(
     let thread = thread.map_err(|error| Failure::disk("start thread", "older packs", error))?;
     let _ = wait_ended.recv_timeout(PATIENCE);
     Ok(Some(thread))
-}
-
-/// Whether the run that writes a backup goes on: it holds a lock on its folder, which goes with its process.
-fn is_alive(staging: &Path, backup: BackupId) -> bool {
-    match File::open(staging.join(backup.to_string())) {
-        Ok(folder) => rustix::fs::flock(&folder, FlockOperation::NonBlockingLockShared).is_err(),
-        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
-    }
 }
 
 /// Folders once each, every one behind the one that holds it. A tablespace that lies in the data directory has a
