@@ -5,8 +5,9 @@
 //! hint: whoever uses it compares it with the pack's own footer.
 
 use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use super::container::{Hash, field};
 use super::frame_sort::{ENTRY, FrameSorter, Known, known};
@@ -21,6 +22,11 @@ const BLOCK: usize = 8;
 const BUCKET: u64 = 32;
 const FAN_BITS: u32 = 20;
 
+/// A map of more bytes than this is let go of after so many looks into it: each may map 64 KiB (`fault_around_bytes` of
+/// the kernel), which would count as this process's memory.
+const MAPPED: usize = 32 << 20;
+const LOOKS: u64 = 512;
+
 /// The index.
 #[derive(Debug)]
 pub(super) struct FrameIndex {
@@ -30,6 +36,8 @@ pub(super) struct FrameIndex {
     fan_bits: u32,
     /// None without entries.
     entries: Option<Mmap>,
+    /// Looks into them so far.
+    looks: AtomicU64,
 }
 
 impl FrameIndex {
@@ -59,7 +67,7 @@ impl FrameIndex {
             return Err(Failure::Target("more than 2^32 frames are stored".into()));
         }
         let entries = if end == 0 { None } else { Some(map(&file)?) };
-        Ok(Self { filter, fan: counts, fan_bits, entries })
+        Ok(Self { filter, fan: counts, fan_bits, entries, looks: AtomicU64::new(0) })
     }
 
     /// Where a frame with this hash is said to be.
@@ -67,6 +75,12 @@ impl FrameIndex {
         let entries = self.entries.as_ref()?;
         if !self.filter.may_hold(hash) {
             return None;
+        }
+        let looks = self.looks.fetch_add(1, Ordering::Relaxed);
+        if entries.len() > MAPPED && looks % LOOKS == LOOKS - 1 {
+            // SAFETY: a shared map of a file that nobody changes reads the same after its pages were let go of.
+            // Where that fails they stay.
+            let _ = unsafe { entries.unchecked_advise(UncheckedAdvice::DontNeed) };
         }
         let bucket = bucket(hash, self.fan_bits);
         let [mut low, mut high] = [self.fan[bucket], self.fan[bucket + 1]].map(|place| place as usize);
@@ -139,6 +153,22 @@ mod tests {
 
     fn hash(number: u32) -> Hash {
         *blake3::hash(&number.to_le_bytes()).as_bytes()
+    }
+
+    #[test]
+    fn a_large_map_is_let_go_of_and_reads_the_same() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let mut sorter = FrameSorter::new(scratch.path());
+        let count = u32::try_from(MAPPED / ENTRY).expect("small") + 1000;
+        for number in 0..count {
+            let place = Known { pack: number, frame: 7, plain: 1 };
+            sorter.push(entry(&hash(number), place).expect("possible")).expect("taken");
+        }
+        let index = FrameIndex::build(sorter, 1 << 20).expect("built");
+        for number in (0..count).step_by(101) {
+            assert_eq!(index.find(&hash(number)).map(|known| known.pack), Some(number));
+        }
+        assert!(index.looks.load(Ordering::Relaxed) > 2 * LOOKS);
     }
 
     #[test]
