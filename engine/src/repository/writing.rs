@@ -383,7 +383,10 @@ impl RepositoryWriting {
                     kept += 1;
                     bytes += complete.length();
                 }
-                _ => gone.push(pack),
+                // Nobody else can take it for a pack.
+                Ok(None) | Err(Failure::Repository(_)) => gone.push(pack),
+                // What cannot be read now may be complete, and another backup may refer to it.
+                Err(_) => {}
             }
         }
         // What stays of these is garbage that nothing refers to.
