@@ -19,7 +19,7 @@ use crate::buffer::BufferPool;
 use crate::failure::Failure;
 use crate::repository::{
     BLOCK, ClusterName, ContainerBuilder, EXTENTS_MAX, Extent, FileRecord, FrameCompression, FrameEncoder,
-    FrameKind, ObjectKind, PACK_FRAMES_MAX, PackId, PackLedger, Placed, Reuse, ReuseReader, Sealing,
+    FrameKind, ObjectKind, PACK_FRAMES_MAX, PackId, PackLedger, Placed, Reuse, ReuseReader, Sealing, Uploads,
 };
 
 /// Packs are the cluster's data.
@@ -38,6 +38,8 @@ pub struct Packing {
     pub folder: Arc<Folder>,
     /// A pack of so many bytes is ended.
     pub pack_size: u64,
+    /// Where they are sent instead, if they are; that folder is for messages then.
+    pub uploads: Option<Arc<dyn Uploads>>,
     /// Their numbers, and what is in them.
     pub packs: Arc<PackLedger>,
     /// What older packs hold, once that is known.

@@ -72,7 +72,8 @@ impl Default for ReuseConfig {
 pub struct Reuse {
     repository: Repository,
     cluster: ClusterName,
-    folder: Arc<Folder>,
+    /// Where packs lie as files, if they do.
+    folder: Option<Arc<Folder>>,
     parent: Option<BackupId>,
     packs: Vec<OldPack>,
     index: FrameIndex,
@@ -118,7 +119,8 @@ pub(super) struct Search {
     pub(super) own: BackupId,
     pub(super) repository: Repository,
     pub(super) cluster: ClusterName,
-    pub(super) folder: Arc<Folder>,
+    /// Where packs lie as files, if they do.
+    pub(super) folder: Option<Arc<Folder>>,
     pub(super) config: ReuseConfig,
     /// Where temporary files may lie.
     pub(super) scratch: PathBuf,
@@ -186,7 +188,7 @@ impl Search {
         // Packs first: of a backup that is committed between the two lists there is a manifest then.
         let packs = || -> Result<_, Failure> {
             let names = self.repository.store().list(&self.cluster.packs())?;
-            Ok(names.into_iter().filter_map(|name| name.parse::<PackId>().ok()))
+            Ok(names.into_iter().filter_map(|entry| entry.name.parse::<PackId>().ok()))
         };
         let mut writers: BTreeSet<BackupId> = packs()?.map(|pack| pack.backup).collect();
         for committed in self.repository.backups(&self.cluster)? {
@@ -287,6 +289,19 @@ fn veiled(key: &Hash, hash: &Hash) -> Hash {
     *blake3::keyed_hash(key, hash).as_bytes()
 }
 
+/// Makes a file durable, and what is read of it come from the disk: not what was once meant to be there.
+fn sync_to_disk(folder: &Folder, name: &str) -> Result<(), Failure> {
+    let path = folder.path.join(name);
+    let failed = |what: &'static str| {
+        let path = path.clone();
+        move |error: rustix::io::Errno| Failure::disk(what, path, error)
+    };
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&folder.handle, name, flags, Mode::empty()).map_err(failed("open"))?;
+    rustix::fs::fsync(&file).map_err(failed("sync"))?;
+    fadvise(&file, 0, None, Advice::DontNeed).map_err(failed("drop from the page cache"))
+}
+
 /// Opens a pack that must be the one of the record.
 fn open(
     repository: &Repository,
@@ -348,25 +363,15 @@ impl Reuse {
     }
 
     /// Nobody has said that a pack of an interrupted backup is durable, or whole: whatever ended that backup may
-    /// have ended its writes.
+    /// have ended its writes. An object store shows what is both, or nothing.
     fn check(&self, old: &OldPack) -> Result<(), Failure> {
-        let name = old.record.id.to_string();
-        let path = self.folder.path.join(&name);
-        let failed = |what: &'static str| move |error: rustix::io::Errno| (what, std::io::Error::from(error));
-        let synced = openat(
-            &self.folder.handle,
-            &name,
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(failed("open"))
-        .and_then(|file| {
-            rustix::fs::fsync(&file).map_err(failed("sync"))?;
-            // What is read now is what lies on the disk, not what was once meant to.
-            fadvise(&file, 0, None, Advice::DontNeed).map_err(failed("drop from the page cache"))
-        });
-        synced.map_err(|(what, error)| Failure::disk(what, &path, error))?;
+        if let Some(folder) = &self.folder {
+            sync_to_disk(folder, &old.record.id.to_string())?;
+        }
         let object = self.open(old)?;
+        if self.folder.is_none() {
+            return Ok(());
+        }
         let mut decoder = FrameDecoder::new().map_err(|error| Failure::Target(error.to_string()))?;
         let mut stored = Vec::new();
         for number in 0..old.record.frames {

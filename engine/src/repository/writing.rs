@@ -27,6 +27,7 @@ use super::pack_ledger::PackLedger;
 use super::place::{Repository, now};
 use super::records::FolderRecord;
 use super::reuse::{Reuse, ReuseConfig, ReuseFrom, Reused, Search};
+use super::store::{PackPlace, Requests, Uploads};
 use super::summary::{BackupSummary, TablespaceSummary};
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
@@ -62,14 +63,14 @@ pub struct RepositoryDestination {
 }
 
 impl RepositoryDestination {
-    /// The folder for what is not published yet.
+    /// The folder for what is kept only until it is packed.
     pub(crate) fn staging_folder(&self) -> Result<PathBuf, Failure> {
-        self.repository.store().local_folder("staging")
+        self.repository.store().staging()
     }
 
-    /// The folder of the cluster's packs.
-    pub(crate) fn packs_folder(&self) -> Result<PathBuf, Failure> {
-        self.repository.store().local_folder(&self.cluster.packs())
+    /// How the cluster's packs are written.
+    pub(crate) fn packs(&self) -> Result<PackPlace, Failure> {
+        self.repository.store().packs(&self.cluster.packs())
     }
 }
 
@@ -92,6 +93,9 @@ pub struct StoredBackup {
     pub resumed_bytes: u64,
     /// What was wrong with older packs, so that it was stored anew.
     pub refused: Vec<String>,
+    /// What was asked of the object store, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
 }
 
 /// What only the run knows of its backup.
@@ -115,6 +119,7 @@ pub(crate) struct RepositoryWriting {
     started: u64,
     staging: PathBuf,
     packs_folder: Arc<Folder>,
+    uploads: Option<Arc<dyn Uploads>>,
     packs: Arc<PackLedger>,
     reuse: Arc<OnceLock<Reuse>>,
     search: Option<JoinHandle<Option<Failure>>>,
@@ -138,8 +143,16 @@ impl RepositoryWriting {
         let RepositoryDestination { repository, cluster, reuse: config, .. } = destination;
         repository.claim_identity(cluster, system_identifier)?;
         let backup = repository.next_backup(cluster)?;
-        let packs_folder = Folder::open(&destination.packs_folder()?)?;
-        let staging = destination.staging_folder()?.join(backup.to_string());
+        let staging = destination.staging_folder()?;
+        let (packs_folder, uploads) = match destination.packs()? {
+            PackPlace::Folder(path) => (Folder::open(&path)?, None),
+            // No file is made; the path is for messages.
+            PackPlace::Uploads(uploads) => {
+                let path = format!("{}/{}", repository.store().address(), cluster.packs());
+                (Folder::named(&staging, path)?, Some(uploads))
+            }
+        };
+        let staging = staging.join(format!("pgstrata-{backup}"));
         let manifest = ManifestWriter::begin(repository, &cluster.manifest(backup))?;
         let (placed, records) = bounded(QUEUE);
         let switch = stop.clone();
@@ -157,7 +170,8 @@ impl RepositoryWriting {
         let catalogue = thread::Builder::new().name("catalogue".into()).spawn(run);
         let catalogue = catalogue.map_err(|error| Failure::disk("start thread", "catalogue", error))?;
         let reuse = Arc::new(OnceLock::new());
-        let search = search(destination, backup, &packs_folder, &reuse, stop)?;
+        let folder = uploads.is_none().then(|| Arc::clone(&packs_folder));
+        let search = search(destination, backup, folder, &reuse, stop)?;
         let tablespace = |archive: &Archive| {
             Some(TablespaceSummary { oid: archive.tablespace?, location: archive.location.clone() })
         };
@@ -172,6 +186,7 @@ impl RepositoryWriting {
             reuse,
             search,
             tell,
+            uploads,
             placed: Some(placed),
             catalogue: Some(catalogue),
             tablespaces: archives.iter().filter_map(tablespace).collect(),
@@ -201,6 +216,7 @@ impl RepositoryWriting {
             cluster: self.destination.cluster.clone(),
             folder: Arc::clone(&self.packs_folder),
             pack_size: self.destination.pack_size,
+            uploads: self.uploads.clone(),
             packs: Arc::clone(&self.packs),
             reuse: Arc::clone(&self.reuse),
             placed: self.placed.clone().expect("the backup is under way"),
@@ -292,7 +308,8 @@ impl RepositoryWriting {
         let published = manifest.commit(&folders, &packs, &summary);
         // Where the outcome is not known, it may be there: its packs stay.
         self.committed = match &published {
-            Ok(built) => built.is_some(),
+            // Of another backup of this name the packs have these names.
+            Ok(_) => true,
             Err(_) => !matches!(store.open(&name), Ok(None)),
         };
         if published?.is_none() {
@@ -308,6 +325,7 @@ impl RepositoryWriting {
             reused_bytes: reused.from_backup,
             resumed_bytes: reused.from_interrupted,
             refused: reused.refused,
+            requests: store.requests(),
         })
     }
 
@@ -404,7 +422,7 @@ impl RepositoryWriting {
 fn search(
     destination: &RepositoryDestination,
     own: BackupId,
-    folder: &Arc<Folder>,
+    folder: Option<Arc<Folder>>,
     found: &Arc<OnceLock<Reuse>>,
     stop: &Stop<Failure>,
 ) -> Result<Option<JoinHandle<Option<Failure>>>, Failure> {
@@ -417,7 +435,7 @@ fn search(
         own,
         repository: repository.clone(),
         cluster: cluster.clone(),
-        folder: Arc::clone(folder),
+        folder,
         config: *config,
         scratch,
     };
