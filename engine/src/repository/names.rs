@@ -149,18 +149,21 @@ impl fmt::Display for PackId {
 impl FromStr for PackId {
     type Err = InvalidName;
 
-    fn from_str(name: &str) -> Result<Self, InvalidName> {
-        let parts = name.strip_suffix(".pack").and_then(|name| name.split_once('.'));
-        let id = parts.and_then(|(backup, number)| {
-            Some(Self { backup: backup.parse().ok()?, number: u32::from_str_radix(number, 16).ok()? })
-        });
-        // One spelling for each.
-        id.filter(|id| id.to_string() == name).ok_or_else(|| InvalidName {
-            what: "pack",
-            found: name.to_owned(),
-            expected: "a backup's id, \".\", eight hexadecimal digits and \".pack\"",
-        })
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        match numbered(text, ".pack") {
+            Some((backup, number)) => Ok(Self { backup, number }),
+            None => {
+                Err(InvalidName { what: "pack", found: text.to_owned(), expected: "BACKUP.NNNNNNNN.pack" })
+            }
+        }
     }
+}
+
+/// Takes `BACKUP.NNNNNNNN` and a suffix apart; each has one spelling.
+pub(super) fn numbered(text: &str, suffix: &str) -> Option<(BackupId, u32)> {
+    let (backup, number) = text.strip_suffix(suffix)?.rsplit_once('.')?;
+    let value = u32::from_str_radix(number, 16).ok()?;
+    (format!("{value:08x}") == number).then_some((backup.parse().ok()?, value))
 }
 
 #[cfg(test)]
@@ -194,12 +197,9 @@ mod tests {
         ] {
             assert!(bad.parse::<BackupId>().is_err(), "{bad:?}");
         }
-        let pack = PackId { backup: id, number: 17 };
-        assert_eq!(pack.to_string(), "20261126T070051Z-0000001a.00000011.pack");
-        assert_eq!(pack.to_string().parse(), Ok(pack));
-        for bad in
-            ["", ".pack", "20261126T070051Z-0000001a.11.pack", "20261126T070051Z-0000001a.0000001A.pack"]
-        {
+        let (pack, name) = (PackId { backup: id, number: 17 }, "20261126T070051Z-0000001a.00000011.pack");
+        assert_eq!((pack.to_string().as_str(), name.parse()), (name, Ok(pack)));
+        for bad in ["20261126T070051Z-0000001a.pack", "20261126T070051Z-0000001a.11.pack", ".00000011.pack"] {
             assert!(bad.parse::<PackId>().is_err(), "{bad:?}");
         }
     }
