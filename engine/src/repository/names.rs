@@ -146,6 +146,26 @@ impl fmt::Display for PackId {
     }
 }
 
+impl FromStr for PackId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        match numbered(text, ".pack") {
+            Some((backup, number)) => Ok(Self { backup, number }),
+            None => {
+                Err(InvalidName { what: "pack", found: text.to_owned(), expected: "BACKUP.NNNNNNNN.pack" })
+            }
+        }
+    }
+}
+
+/// Takes `BACKUP.NNNNNNNN` and a suffix apart; each has one spelling.
+pub(super) fn numbered(text: &str, suffix: &str) -> Option<(BackupId, u32)> {
+    let (backup, number) = text.strip_suffix(suffix)?.rsplit_once('.')?;
+    let value = u32::from_str_radix(number, 16).ok()?;
+    (format!("{value:08x}") == number).then_some((backup.parse().ok()?, value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +197,10 @@ mod tests {
         ] {
             assert!(bad.parse::<BackupId>().is_err(), "{bad:?}");
         }
-        assert_eq!(PackId { backup: id, number: 17 }.to_string(), "20261126T070051Z-0000001a.00000011.pack");
+        let (pack, name) = (PackId { backup: id, number: 17 }, "20261126T070051Z-0000001a.00000011.pack");
+        assert_eq!((pack.to_string().as_str(), name.parse()), (name, Ok(pack)));
+        for bad in ["20261126T070051Z-0000001a.pack", "20261126T070051Z-0000001a.11.pack", ".00000011.pack"] {
+            assert!(bad.parse::<PackId>().is_err(), "{bad:?}");
+        }
     }
 }
