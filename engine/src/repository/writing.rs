@@ -26,6 +26,7 @@ use super::object_reader::ObjectReader;
 use super::pack_ledger::PackLedger;
 use super::place::{Repository, now};
 use super::records::FolderRecord;
+use super::retention::{Lease, Purpose, is_fenced};
 use super::reuse::{Reuse, ReuseConfig, ReuseFrom, Reused, Search};
 use super::store::{PackPlace, Requests, Uploads};
 use super::summary::{BackupSummary, DatabaseSummary, TablespaceSummary};
@@ -130,6 +131,8 @@ pub(crate) struct RepositoryWriting {
     tablespaces: Vec<TablespaceSummary>,
     pub(crate) sink: RepositorySink,
     committed: bool,
+    /// Given back once the backup is there, or its packs are gone.
+    _lease: Lease,
 }
 
 impl RepositoryWriting {
@@ -142,8 +145,11 @@ impl RepositoryWriting {
         stop: &Stop<Failure>,
     ) -> Result<Self, Failure> {
         let RepositoryDestination { repository, cluster, reuse: config, .. } = destination;
-        repository.claim_identity(cluster, system_identifier)?;
         let backup = repository.next_backup(cluster)?;
+        // Before anything is looked at that others may remove.
+        let lease = Lease::take(repository, cluster, Purpose::Backup, backup, &[], Some(system_identifier))?;
+        repository.release_identity(cluster, system_identifier, &lease)?;
+        repository.claim_identity(cluster, system_identifier)?;
         let staging = destination.staging_folder()?;
         let (packs_folder, uploads) = match destination.packs()? {
             PackPlace::Folder(path) => (Folder::open(&path)?, None),
@@ -192,6 +198,7 @@ impl RepositoryWriting {
             catalogue: Some(catalogue),
             tablespaces: archives.iter().filter_map(tablespace).collect(),
             committed: false,
+            _lease: lease,
         })
     }
 
@@ -314,11 +321,20 @@ impl RepositoryWriting {
         let published = manifest.commit(&folders, &packs, &summary);
         // Where the outcome is not known, it may be there: its packs stay.
         self.committed = match &published {
+            Ok(Some(_)) => true,
             // Of another backup of this name the packs have these names.
-            Ok(_) => true,
-            Err(_) => !matches!(store.open(&name), Ok(None)),
+            Ok(None) | Err(_) => {
+                !matches!(store.open(&name), Ok(None))
+                    && !matches!(is_fenced(repository, cluster, self.backup), Ok(true))
+            }
         };
         if published?.is_none() {
+            if is_fenced(repository, cluster, self.backup)? {
+                let what =
+                    "this backup was taken for dead by another run: its lease had not been renewed in time";
+                let hint = "see whether this machine or its clock stood still, and take the backup again.";
+                return Err(RepositoryError::new(name, what, hint).into());
+            }
             let hint = "take the backup again.";
             return Err(RepositoryError::new(name, "a backup of this name is there already", hint).into());
         }
