@@ -137,7 +137,7 @@ fn restore(
     })
 }
 
-/// Opens the backup that is meant. What was interrupted goes on with the backup that it began with.
+/// The backup that is meant. What was interrupted goes on with the backup that it began with.
 pub(super) fn choose(config: &RestoreConfig) -> Result<BackupChoice, Failure> {
     let mut choice = config.backup;
     if (config.options.onto, choice) == (Onto::Interrupted, BackupChoice::Latest)
