@@ -79,7 +79,6 @@ impl RestoreArgs {
         if let Some(workers) = self.workers {
             resources.workers = usize::from(workers);
         }
-        let cluster = self.repository.cluster(self.cluster.as_ref())?;
         let absolute = |path: &PathBuf| {
             let shown = path.display();
             std::path::absolute(path)
@@ -101,6 +100,7 @@ impl RestoreArgs {
             owner,
             clean: !self.no_clean,
         };
+        let cluster = self.repository.cluster(self.cluster.as_ref())?;
         Ok(RestoreConfig {
             target: absolute(&self.into)?,
             options,

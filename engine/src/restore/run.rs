@@ -66,7 +66,7 @@ fn restore(
     stop: &Stop<Failure>,
 ) -> Result<RestoreReport, Failure> {
     let began = Instant::now();
-    let (manifest, _lease) = config.repository.backup_to_read(&config.cluster, choice(config)?, warn)?;
+    let (manifest, _lease) = config.repository.backup_to_read(&config.cluster, choose(config)?, warn)?;
     let manifest = Arc::new(manifest);
     let mut problems = Vec::new();
     let mut plan = examine(config, &manifest, &mut problems)?;
@@ -137,13 +137,8 @@ fn restore(
     })
 }
 
-/// Opens the backup that is meant, without a lease.
-pub(super) fn choose(config: &RestoreConfig) -> Result<Manifest, Failure> {
-    config.repository.backup(&config.cluster, choice(config)?)
-}
-
 /// The backup that is meant. What was interrupted goes on with the backup that it began with.
-fn choice(config: &RestoreConfig) -> Result<BackupChoice, Failure> {
+pub(super) fn choose(config: &RestoreConfig) -> Result<BackupChoice, Failure> {
     let mut choice = config.backup;
     if (config.options.onto, choice) == (Onto::Interrupted, BackupChoice::Latest)
         && let Some(marker) = Marker::read(&config.target)?
