@@ -28,7 +28,6 @@ const OBJECT_KEY: &[u8] = b"pgstrata 1 object key";
 pub(super) struct Key(Zeroizing<[u8; KEY]>);
 
 impl Key {
-    #[cfg_attr(not(test), expect(dead_code, reason = "heads with key slots are not read yet"))]
     pub(super) fn new(bytes: [u8; KEY]) -> Self {
         Self(Zeroizing::new(bytes))
     }

@@ -13,7 +13,11 @@ mod cipher;
 mod codec;
 mod container;
 mod error;
+mod head;
+mod hex;
 mod identity;
+mod key_change;
+mod key_slots;
 mod local;
 mod manifest;
 mod names;
@@ -24,6 +28,7 @@ mod pack_ledger;
 mod place;
 mod records;
 mod sealing;
+mod secret;
 mod store;
 mod summary;
 mod tree;
@@ -37,6 +42,8 @@ pub use container::{
     PLAIN_MAX, RepositoryId,
 };
 pub use error::RepositoryError;
+pub use head::{Head, KeySource};
+pub use key_change::{Added, Changed, add_recipient, remove_recipient, rotate};
 pub use local::LocalStore;
 pub use manifest::Manifest;
 pub use names::{BackupId, ClusterName, InvalidName, PackId};
@@ -46,8 +53,11 @@ pub use pack_ledger::PackLedger;
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use sealing::Sealing;
+pub use secret::Secret;
 pub use store::{NewObject, Object, Store};
-pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
+pub use summary::{
+    Argon2Cost, BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary, WrappedKey,
+};
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;
 pub(crate) use writing::{BackupFacts, RepositoryWriting};
