@@ -166,9 +166,12 @@ fn manual_pages_render_without_a_warning() {
         pages.push((tool, options));
     }
     for command in
-        ["backup", "completions", "demo", "init", "links", "list", "man", "restore", "show", "verify"]
+        ["backup", "completions", "demo", "init", "key", "links", "list", "man", "restore", "show", "verify"]
     {
         pages.push((format!("pgstrata-{command}"), options_in_help(&[command])));
+    }
+    for below in ["add", "generate", "list", "remove", "rotate"] {
+        pages.push((format!("pgstrata-key-{below}"), options_in_help(&["key", below])));
     }
     assert_eq!(pages.len(), said.lines().count(), "{said}");
     let formatters = [

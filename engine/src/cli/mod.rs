@@ -14,6 +14,8 @@ mod demo;
 mod getopt;
 mod init;
 mod int_option;
+mod key;
+mod key_options;
 mod links;
 mod list;
 mod man;
@@ -57,6 +59,7 @@ enum Command {
     Man(man::ManArgs),
     Demo(demo::DemoArgs),
     Init(init::InitArgs),
+    Key(key::KeyArgs),
     Links(links::LinksArgs),
     /// Receive the write-ahead log of a running PostgreSQL server
     #[command(name = "receivewal")]
@@ -117,6 +120,7 @@ fn run(command: &Command) -> ExitCode {
         Command::Man(args) => man::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Init(args) => init::run(args),
+        Command::Key(args) => key::run(args),
         Command::Links(args) => links::run(args),
         Command::ReceiveWal(args) => receivewal::run(args),
         Command::List(args) => list::list(args),

@@ -1,4 +1,4 @@
-//! What all commands on a repository share: the option that names it, and how their end is told.
+//! What all commands on a repository share: the options that name it and its key, and how their end is told.
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -8,11 +8,12 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+use super::key_options::{KeyOptions, ask, may_ask};
 use super::message;
 use super::plain::plain;
 use super::progress::print_json;
 use super::run_basebackup::told;
-use crate::repository::{Repository, Store, parse_address};
+use crate::repository::{KeySource, Repository, Secret, Store, parse_address};
 
 /// Where the repository is, and how a command's end is told.
 #[derive(Debug, Clone, Args)]
@@ -20,6 +21,8 @@ pub(super) struct RepositoryArgs {
     /// The repository: a folder, or file: and a folder
     #[arg(long, value_name = "REPO")]
     repo: String,
+    #[command(flatten)]
+    key: KeyOptions,
     /// Write the outcome to stdout as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -32,9 +35,28 @@ impl RepositoryArgs {
         Ok(Arc::new(store))
     }
 
-    /// Opens the repository.
+    /// The key that is given, if any.
+    pub(super) fn secret(&self) -> anyhow::Result<Option<Secret>> {
+        self.key.secret()
+    }
+
+    /// The key that is given; else, where there is somebody to ask, a passphrase.
+    pub(super) fn secret_or_ask(&self) -> anyhow::Result<Option<Secret>> {
+        match self.secret()? {
+            None if may_ask() => Ok(Some(ask()?)),
+            secret => Ok(secret),
+        }
+    }
+
+    /// Opens the repository. Asks for a passphrase where one is needed and can be asked for.
     pub(super) fn open(&self) -> anyhow::Result<Repository> {
-        Ok(Repository::open(self.store()?)?)
+        let secret = self.secret()?;
+        let key = match &secret {
+            Some(secret) => KeySource::Given(secret),
+            None if may_ask() => KeySource::Ask(&ask),
+            None => KeySource::None,
+        };
+        Ok(Repository::open_with(self.store()?, key)?)
     }
 
     /// Tells the end of a command, once: as JSON, or in `words`.

@@ -576,9 +576,7 @@ mod tests {
         };
         refused(plain(), sealed(), "by its head the repository is not");
         refused(sealed(), plain(), "it is not encrypted, and its repository is");
-        let one = |number: u32, byte: u8| {
-            Sealing::with([7; 16], [(number, Key::new([byte; KEY]))].into())
-        };
+        let one = |number: u32, byte: u8| Sealing::with([7; 16], [(number, Key::new([byte; KEY]))].into());
         refused(one(1, 1), sealed(), "with data key 2, which the head does not hold");
         refused(one(2, 9), sealed(), "is not authentic");
         // What is written takes the newest key, and what an older one sealed stays readable.

@@ -54,7 +54,9 @@ impl Head {
                 Some(head) => return Ok(Some(head)),
                 // It was replaced by a higher one between the list and now.
                 None if last != Some(number) => last = Some(number),
-                None => return Err(RepositoryError::damaged(head(number), "it is listed, and not there").into()),
+                None => {
+                    return Err(RepositoryError::damaged(head(number), "it is listed, and not there").into());
+                }
             }
         }
     }
@@ -77,6 +79,11 @@ impl Head {
         head(self.number)
     }
 
+    #[cfg(test)]
+    pub(super) fn seal(&self) -> Option<&[u8]> {
+        self.seal.as_deref()
+    }
+
     /// Whether the repository is encrypted.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
@@ -89,7 +96,12 @@ impl Head {
             let KeySource::Given(_) = key else { return Ok(Sealing::none(self.repository)) };
             let hint = "leave the key out if that is as it should be (--key-file, --passphrase-file, PGSTRATA_KEY_FILE, \
                         PGSTRATA_PASSPHRASE); if it was encrypted before, somebody has changed its head: do not use it.";
-            return Err(RepositoryError::new(address, "a key is given, and the repository is not encrypted", hint).into());
+            return Err(RepositoryError::new(
+                address,
+                "a key is given, and the repository is not encrypted",
+                hint,
+            )
+            .into());
         }
         let asked;
         let secret = match key {
@@ -130,13 +142,22 @@ impl Head {
         if key_slots::is_sealed(newest, &self.repository, &self.name(), &self.sealed, seal) {
             return Ok(opened);
         }
-        let what = "its seal is not authentic: it was changed by somebody who does not have the newest data key";
+        let what =
+            "its seal is not authentic: it was changed by somebody who does not have the newest data key";
         Err(RepositoryError::damaged(self.name(), what).into())
     }
 
     fn has_passphrase(&self) -> bool {
         self.summary.key_slots.iter().any(|slot| slot.method == PASSPHRASE_METHOD)
     }
+}
+
+/// The names of all heads, the one that counts last.
+///
+/// # Errors
+/// Where they cannot be listed.
+pub fn list_heads(store: &dyn Store) -> Result<Vec<String>, Failure> {
+    Ok(numbers(store)?.into_iter().map(head).collect())
 }
 
 /// The numbers of all heads, the highest last.

@@ -108,13 +108,17 @@ pub fn remove_recipient(store: &dyn Store, secret: &Secret, slot: u32) -> Result
     }
     if summary.key_slots.len() == 1 {
         let what = format!("slot {slot} is the last that opens the repository");
-        return Err(refused(what, "add another recipient with `pgstrata key add` first; nothing was changed."));
+        return Err(refused(
+            what,
+            "add another recipient with `pgstrata key add` first; nothing was changed.",
+        ));
     }
     if slot == opened.slot {
         let what = format!("slot {slot} is that of the key that was given");
         return Err(refused(what, "give the key of a recipient that stays; nothing was changed."));
     }
-    summary.last_slot = summary.key_slots.iter().map(|slot| slot.number).max().unwrap_or(0).max(summary.last_slot);
+    summary.last_slot =
+        summary.key_slots.iter().map(|slot| slot.number).max().unwrap_or(0).max(summary.last_slot);
     summary.key_slots.retain(|each| each.number != slot);
     begin_data_key(&mut summary, &head, &mut opened, &address)?;
     replace(store, &head, &summary, &opened)
@@ -146,7 +150,8 @@ impl Current {
             return Err(RepositoryError::new(address, "there is no repository", hint).into());
         };
         if !head.is_encrypted() {
-            let hint = "make an encrypted one with `pgstrata init --key-file FILE`, and take backups into that.";
+            let hint =
+                "make an encrypted one with `pgstrata init --key-file FILE`, and take backups into that.";
             return Err(RepositoryError::new(address, "the repository is not encrypted", hint).into());
         }
         let opened = head.unlock(&address, secret)?;
@@ -182,7 +187,12 @@ fn begin_data_key(
 }
 
 /// Publishes the next head, unless another did, and removes those below.
-fn replace(store: &dyn Store, old: &Head, summary: &HeadSummary, opened: &Opened) -> Result<Changed, Failure> {
+fn replace(
+    store: &dyn Store,
+    old: &Head,
+    summary: &HeadSummary,
+    opened: &Opened,
+) -> Result<Changed, Failure> {
     let busy = || {
         let what = "its keys were changed by another process at the same time, and not by this one";
         Failure::from(RepositoryError::new(store.address(), what, "see `pgstrata key list`, and try again."))
@@ -208,3 +218,6 @@ fn replace(store: &dyn Store, old: &Head, summary: &HeadSummary, opened: &Opened
     let data_key = opened.data_keys.last_key_value().map_or(0, |(number, _)| *number);
     Ok(Changed { repository: store.address(), head: number, data_key, heads_left })
 }
+
+#[cfg(test)]
+mod tests;

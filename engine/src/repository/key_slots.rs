@@ -127,9 +127,9 @@ fn wrap_data_key(
 ) -> Result<WrappedKey, Failure> {
     let own = private_key(ephemeral);
     let once = public_key(&own);
+    let wrapping = data_wrapping_key((&own, public), &once, public, repository, repository_key, number);
     let wrapping =
-        data_wrapping_key((&own, public), &once, public, repository, repository_key, number);
-    let wrapping = wrapping.ok_or_else(|| Failure::Target("a key slot has an impossible public key".into()))?;
+        wrapping.ok_or_else(|| Failure::Target("a key slot has an impossible public key".into()))?;
     Ok(WrappedKey { number, ephemeral: once, wrapped: wrap(&wrapping, &[], key) })
 }
 
@@ -157,8 +157,7 @@ pub(super) fn make(
     opened: (&Key, &BTreeMap<u32, Key>),
 ) -> Result<KeySlot, Failure> {
     let cost = (secret.method() == PASSPHRASE_METHOD).then_some(COST);
-    let mut slot =
-        make_with(secret, number, (label, created), repository, opened.0, super::random()?, cost)?;
+    let mut slot = make_with(secret, number, (label, created), repository, opened.0, super::random()?, cost)?;
     for (number, key) in opened.1 {
         give(std::slice::from_mut(&mut slot), repository, opened.0, (*number, key))?;
     }
@@ -242,3 +241,6 @@ fn seal_key(newest: &Key, repository: &RepositoryId) -> hmac::Key {
     let key = Key::derive(newest.bytes(), repository, &[HEAD_SEAL]);
     hmac::Key::new(hmac::HMAC_SHA256, key.bytes())
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,7 @@ pub use container::{
     PLAIN_MAX, RepositoryId,
 };
 pub use error::RepositoryError;
-pub use head::{Head, KeySource};
+pub use head::{Head, KeySource, list_heads};
 pub use key_change::{Added, Changed, add_recipient, remove_recipient, rotate};
 pub use local::LocalStore;
 pub use manifest::Manifest;

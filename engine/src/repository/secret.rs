@@ -61,7 +61,8 @@ impl Secret {
                 "found {}, expected one line \"{KEY_FILE}\" and 64 hexadecimal digits",
                 if line.is_some() { "a key of another form" } else { "no key file of pgstrata" }
             );
-            let hint = "make key files with `pgstrata key generate FILE`; a passphrase goes with --passphrase-file.";
+            let hint =
+                "make key files with `pgstrata key generate FILE`; a passphrase goes with --passphrase-file.";
             return Err(refused(path, what, hint));
         };
         Ok(Self(Kind::KeyFile(Key::new(key))))
@@ -124,7 +125,8 @@ impl Secret {
         match &self.0 {
             Kind::Passphrase(phrase) if phrase.len() < PASSPHRASE_MIN => {
                 let what = format!("it has {} bytes, expected at least {PASSPHRASE_MIN}", phrase.len());
-                let hint = "whoever has the repository can try passphrases at leisure: take several random words.";
+                let hint =
+                    "whoever has the repository can try passphrases at leisure: take several random words.";
                 Err(RepositoryError::new("passphrase", what, hint).into())
             }
             _ => Ok(()),
@@ -187,7 +189,8 @@ fn read(path: &Path, kind: &str, most: usize) -> Result<Zeroizing<Vec<u8>>, Fail
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         let what = format!("the {kind} has permissions {mode:04o}, expected 0600 or less: others may use it");
-        let hint = "take the others' permissions away (chmod 600), and replace the secret if they have had it.";
+        let hint =
+            "take the others' permissions away (chmod 600), and replace the secret if they have had it.";
         return Err(refused(path, what, hint));
     }
     // Reserved at once, so that nothing of it stays behind in a smaller one.
@@ -255,9 +258,7 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a folder");
         let path = scratch.path().join("phrase");
         let cost = Argon2Cost { memory_kib: 8 << 10, passes: 1, lanes: 1 };
-        let root = |secret: Secret| {
-            *secret.root(&[1; 32], Some(&cost)).expect("derived").bytes()
-        };
+        let root = |secret: Secret| *secret.root(&[1; 32], Some(&cost)).expect("derived").bytes();
         let expected = root(Secret::passphrase(b"correct horse").expect("one"));
         for content in ["correct horse", "correct horse\n", "correct horse\r\n", "correct horse\nmore\n"] {
             write(&path, content.as_bytes(), 0o600);
