@@ -53,33 +53,34 @@ fn expect_refused(finished: &Finished, words: &[&str]) {
     }
 }
 
-/// Which of the words lie in any file of a folder.
-fn found(folder: &Path, words: &[&str]) -> Vec<String> {
-    let (mut folders, mut found) = (vec![folder.to_owned()], Vec::new());
+/// Every file below a folder. What vanishes meanwhile is passed over.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
+        for entry in fs::read_dir(&folder).into_iter().flatten() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let content = fs::read(&path).unwrap();
-            for word in words {
-                // The first byte is looked for by a fast search, the rest compared.
-                let mut rest = &content[..];
-                while let Some(at) = rest.iter().position(|byte| *byte == word.as_bytes()[0]) {
-                    if rest[at..].starts_with(word.as_bytes()) {
-                        found.push((*word).to_owned());
-                        break;
-                    }
-                    rest = &rest[at + 1..];
-                }
-            }
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
         }
     }
-    found.sort();
-    found.dedup();
-    found
+    files
+}
+
+/// Which of the words lie in any file of a folder.
+fn found(folder: &Path, words: &[&str]) -> Vec<String> {
+    let contents: Vec<_> = files(folder).iter().filter_map(|path| fs::read(path).ok()).collect();
+    let lies = |word: &&&str| contents.iter().any(|content| holds(content, word.as_bytes()));
+    words.iter().filter(lies).map(|word| (*word).to_owned()).collect()
+}
+
+fn holds(mut content: &[u8], word: &[u8]) -> bool {
+    // The first byte is looked for, which is fast, and the rest compared.
+    while let Some(at) = content.iter().position(|byte| *byte == word[0]) {
+        if content[at..].starts_with(word) {
+            return true;
+        }
+        content = &content[at + 1..];
+    }
+    false
 }
 
 /// What lies in every backup of the source.
@@ -114,7 +115,21 @@ fn each_recipient_restores_what_nobody_else_can_read() {
     let rotated = command(["key", "rotate", "--json"], &repo).env("PGSTRATA_KEY_FILE", &key).run();
     assert_eq!(rotated.expect_success().json_summary()["data_key"], 2);
     sql.execute(&format!("INSERT INTO debts VALUES (2, '{MARKER} but me')"));
-    let second = stored(&backup(&source, &repo).env("PGSTRATA_KEY_FILE", &key).run());
+    // What it keeps until it is packed is not in the repository, not even while it runs.
+    let scratch = source.dir("scratch");
+    fs::create_dir(&scratch).unwrap();
+    let running =
+        backup(&source, &repo).env("PGSTRATA_KEY_FILE", &key).env("TMPDIR", &scratch).args(["-r", "16M"]);
+    let running = running.spawn();
+    harness::wait_until("WAL is received", || {
+        files(&scratch).iter().any(|path| path.parent().unwrap().ends_with("pg_wal"))
+    });
+    assert!(
+        files(&repo.join("staging")).iter().all(|path| path.extension().is_some_and(|end| end == "object"))
+    );
+    assert_eq!(found(&repo, &WORDS), Vec::<String>::new());
+    let second = stored(&running.wait());
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "nothing is left");
     drop(sql);
 
     let listed = command(["key", "list", "--json"], &repo).run().expect_success().json_summary();

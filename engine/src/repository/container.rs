@@ -505,7 +505,7 @@ mod tests {
                 for (frame, (_, plain)) in found.iter().zip(&frames) {
                     let from = usize::try_from(frame.offset).expect("small");
                     prop_assert_eq!(frame.stored as usize, plain.len() + beside);
-                    prop_assert_eq!(&bytes[from..from + plain.len()] == &plain[..], beside == 0);
+                    prop_assert_eq!(bytes[from..from + plain.len()] == plain[..], beside == 0);
                     prop_assert_eq!(frame.hash, *blake3::hash(plain).as_bytes());
                 }
             }

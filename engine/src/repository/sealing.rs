@@ -50,6 +50,12 @@ impl Sealing {
         self.repository
     }
 
+    /// Whether its objects are encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.keys.is_some()
+    }
+
     /// Its data keys.
     pub(super) fn keys(&self) -> Option<&DataKeys> {
         self.keys.as_deref()

@@ -50,8 +50,11 @@ pub struct RepositoryDestination {
 }
 
 impl RepositoryDestination {
-    /// The folder for what is not published yet.
+    /// The folder for what is kept only until it is packed. Not in an encrypted repository: WAL lies there as it came.
     pub(crate) fn staging_folder(&self) -> Result<PathBuf, Failure> {
+        if self.repository.sealing().is_encrypted() {
+            return Ok(std::env::temp_dir());
+        }
         self.repository.store().local_folder("staging")
     }
 
@@ -114,7 +117,7 @@ impl RepositoryWriting {
         repository.claim_identity(cluster, system_identifier)?;
         let backup = repository.next_backup(cluster)?;
         let packs_folder = Folder::open(&destination.packs_folder()?)?;
-        let staging = destination.staging_folder()?.join(backup.to_string());
+        let staging = destination.staging_folder()?.join(format!("pgstrata-{backup}"));
         let manifest = ManifestWriter::begin(repository, &cluster.manifest(backup))?;
         let (placed, records) = bounded(QUEUE);
         let switch = stop.clone();
