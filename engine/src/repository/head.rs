@@ -163,7 +163,7 @@ pub fn list_heads(store: &dyn Store) -> Result<Vec<String>, Failure> {
 /// The numbers of all heads, the highest last.
 pub(super) fn numbers(store: &dyn Store) -> Result<Vec<u32>, Failure> {
     let mut numbers = Vec::new();
-    for name in store.list("")?.iter().filter(|name| name.starts_with(HEADS)) {
+    for name in store.list("")?.iter().map(|entry| &entry.name).filter(|name| name.starts_with(HEADS)) {
         let number = head_number(name);
         numbers.push(number.ok_or_else(|| RepositoryError::unknown(name, "it is no name of a head"))?);
     }

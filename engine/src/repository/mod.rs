@@ -54,7 +54,7 @@ pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use sealing::Sealing;
 pub use secret::Secret;
-pub use store::{NewObject, Object, Store};
+pub use store::{Entry, NewObject, Object, PackPlace, Requests, Store, Upload, Uploads};
 pub use summary::{
     Argon2Cost, BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary, WrappedKey,
 };
