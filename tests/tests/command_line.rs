@@ -165,9 +165,23 @@ fn manual_pages_render_without_a_warning() {
         pages.push((format!("pgstrata-{command}"), options.clone()));
         pages.push((tool, options));
     }
-    for command in
-        ["backup", "completions", "demo", "init", "key", "links", "list", "man", "restore", "show", "verify"]
-    {
+    for command in [
+        "backup",
+        "check",
+        "completions",
+        "demo",
+        "expire",
+        "init",
+        "key",
+        "links",
+        "list",
+        "man",
+        "pin",
+        "restore",
+        "show",
+        "unpin",
+        "verify",
+    ] {
         pages.push((format!("pgstrata-{command}"), options_in_help(&[command])));
     }
     for below in ["add", "generate", "list", "remove", "rotate"] {

@@ -151,7 +151,8 @@ fn list(repository: &RepositoryArgs) -> anyhow::Result<()> {
                 number("slot"),
                 word("method"),
                 shown_time(number("created")),
-                word("label")
+                // What nobody has sealed yet is to make no lines of its own.
+                word("label").replace(char::is_control, "?")
             );
         }
         print_lines(&text);
@@ -170,7 +171,7 @@ fn read_list(repository: &RepositoryArgs) -> anyhow::Result<Value> {
     let store = repository.store()?;
     let Some(head) = Head::read(&*store)? else {
         // Told as every command does.
-        repository.open()?;
+        repository.open_of(None)?;
         bail!("there is no repository");
     };
     let slot = |slot: &KeySlot| json!({ "slot": slot.number, "method": slot.method, "label": slot.label, "created": slot.created });
