@@ -18,6 +18,8 @@ mod expire;
 mod getopt;
 mod init;
 mod int_option;
+mod key;
+mod key_options;
 mod links;
 mod list;
 mod man;
@@ -64,6 +66,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Expire(expire::ExpireArgs),
     Init(init::InitArgs),
+    Key(key::KeyArgs),
     Links(links::LinksArgs),
     /// Receive the write-ahead log of a running PostgreSQL server
     #[command(name = "receivewal")]
@@ -128,6 +131,7 @@ fn run(command: &Command) -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Expire(args) => expire::run(args),
         Command::Init(args) => init::run(args),
+        Command::Key(args) => key::run(args),
         Command::Links(args) => links::run(args),
         Command::ReceiveWal(args) => receivewal::run(args),
         Command::List(args) => list::list(args),

@@ -15,7 +15,11 @@ mod container;
 mod error;
 mod frame_index;
 mod frame_sort;
+mod head;
+mod hex;
 mod identity;
+mod key_change;
+mod key_slots;
 mod known_frames;
 mod local;
 mod manifest;
@@ -31,6 +35,7 @@ mod records;
 mod retention;
 mod reuse;
 mod sealing;
+mod secret;
 mod store;
 mod summary;
 mod tree;
@@ -44,6 +49,8 @@ pub use container::{
     PLAIN_MAX, RepositoryId,
 };
 pub use error::RepositoryError;
+pub use head::{Head, KeySource, list_heads};
+pub use key_change::{Added, Changed, add_recipient, remove_recipient, rotate};
 pub use local::LocalStore;
 pub use manifest::Manifest;
 pub use names::{BackupId, ClusterName, InvalidName, PackId};
@@ -60,9 +67,11 @@ pub use retention::{
 };
 pub use reuse::{Reuse, ReuseConfig, ReuseFrom, ReuseReader};
 pub use sealing::Sealing;
+pub use secret::Secret;
 pub use store::{Entry, NewObject, Object, PackPlace, Requests, Store, Upload, Uploads};
 pub use summary::{
-    BackupSummary, DatabaseSummary, HeadSummary, IdentitySummary, KeySlot, OwnerSummary, TablespaceSummary,
+    Argon2Cost, BackupSummary, DatabaseSummary, HeadSummary, IdentitySummary, KeySlot, OwnerSummary,
+    TablespaceSummary, WrappedKey,
 };
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;

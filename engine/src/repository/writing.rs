@@ -64,8 +64,11 @@ pub struct RepositoryDestination {
 }
 
 impl RepositoryDestination {
-    /// The folder for what is kept only until it is packed.
+    /// The folder for what is kept only until it is packed. Not in an encrypted repository: WAL lies there as it came.
     pub(crate) fn staging_folder(&self) -> Result<PathBuf, Failure> {
+        if self.repository.sealing().is_encrypted() {
+            return Ok(std::env::temp_dir());
+        }
         self.repository.store().staging()
     }
 
