@@ -12,6 +12,7 @@ mod config;
 mod finish;
 mod incremental;
 mod judge;
+mod local;
 mod outputs;
 mod prepare;
 mod progress;
@@ -28,6 +29,7 @@ pub use config::{
     BackupCompression, BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod,
 };
 pub(crate) use finish::{Held, PlainEnd};
+pub use local::{LocalBackupConfig, run_local};
 pub use progress::{Observer, Phase, Progress};
 pub use report::{Phases, Report, process_usage};
 pub use run::run;

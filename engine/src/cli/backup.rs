@@ -1,9 +1,10 @@
 //! `pgstrata backup`: a backup into a repository. Options that pg_basebackup has keep their letters.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use pgstrata_protocol::basebackup::{CompressionRequest, ManifestOptions};
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 
@@ -18,6 +19,15 @@ use super::summary::summary;
 use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod};
 use crate::repository::{ClusterName, FrameCompression, RepositoryDestination};
 
+/// Where the data comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Source {
+    /// The server's stream
+    Stream,
+    /// The data directory, read where it lies
+    Local,
+}
+
 /// Take a backup of a running PostgreSQL server into a repository
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
@@ -27,9 +37,12 @@ pub(super) struct BackupArgs {
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
     cluster: ClusterName,
-    /// Where the data comes from
-    #[arg(long, value_name = "stream", default_value = "stream")]
-    source: String,
+    /// Where the data comes from: the server's stream, or its data directory on this machine (as with -D)
+    #[arg(long, value_enum)]
+    source: Option<Source>,
+    /// The server's data directory on this machine, to be read by several threads past the page cache
+    #[arg(short = 'D', long, value_name = "DIRECTORY")]
+    pgdata: Option<PathBuf>,
     /// Compress with zstd:LEVEL, lz4 or none
     #[arg(
         short = 'Z',
@@ -55,9 +68,12 @@ pub(super) struct BackupArgs {
     /// Output verbose messages
     #[arg(short = 'v', long)]
     verbose: bool,
-    /// Verify page checksums as they arrive
+    /// Verify page checksums of a stream as they arrive, and not on the server alone
     #[arg(long)]
     check_pages: bool,
+    /// Do not verify page checksums, and take a backup of damaged pages too
+    #[arg(long)]
+    no_verify_checksums: bool,
 
     /// Disk back end
     #[arg(long, value_enum, default_value = "auto", help_heading = "Engine options")]
@@ -84,12 +100,14 @@ pub(super) struct BackupArgs {
 
 impl BackupArgs {
     fn resolve(&self) -> anyhow::Result<BaseBackupConfig> {
-        if self.source != "stream" {
-            bail!(
-                "source \"{}\" is not supported by this version of pgstrata, expected \"stream\"\n\
-                 HINT: leave --source out.",
-                self.source
-            );
+        match (self.source, &self.pgdata) {
+            (Some(Source::Local), None) => bail!(
+                "--source local needs --pgdata\nHINT: name the data directory of the server, on this machine."
+            ),
+            (Some(Source::Stream), Some(_)) => {
+                bail!("--source stream reads no data directory\nHINT: leave --pgdata or --source out.")
+            }
+            _ => {}
         }
         let request = CompressionRequest::parse(&self.compress);
         if request.side.is_some() {
@@ -120,7 +138,7 @@ impl BackupArgs {
                 checksums: Some(ChecksumAlgorithm::Crc32c),
                 force_encode: false,
             }),
-            server_verifies_pages: true,
+            server_verifies_pages: !self.no_verify_checksums,
             check_pages: self.check_pages,
             estimate_size: true,
             write_recovery_settings: false,
@@ -138,7 +156,9 @@ impl BackupArgs {
 pub(super) fn run(args: &BackupArgs) -> anyhow::Result<()> {
     let json = args.repository.json;
     let shown = Shown { json, progress: args.progress, verbose: args.verbose };
-    let outcome = args.resolve().and_then(|config| with_password(&args.connection, shown, config));
+    let outcome = args
+        .resolve()
+        .and_then(|config| with_password(&args.connection, shown, config, args.pgdata.as_deref()));
     match &outcome {
         Ok(report) if json => {
             let mut event = serde_json::to_value(report)?;

@@ -218,6 +218,13 @@ impl ConnectionSettings {
         self
     }
 
+    /// The same settings for this database, unless one was named.
+    #[must_use]
+    pub fn or_database(mut self, database: &str) -> Self {
+        self.database.get_or_insert_with(|| database.to_owned());
+        self
+    }
+
     /// The user name the server is asked for.
     #[must_use]
     pub fn user(&self) -> &str {

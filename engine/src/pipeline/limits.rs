@@ -13,6 +13,8 @@ use super::stage::StageTimes;
 pub enum LimitedBy {
     /// We waited for bytes: the server reads, checks and sends them on one core.
     ServerSend,
+    /// We waited for the disks that the data directory lies on.
+    Read,
     /// Receiving and decoding the one stream kept its core busy.
     Receive,
     /// The workers that compute checksums.
@@ -33,6 +35,7 @@ impl fmt::Display for LimitedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             LimitedBy::ServerSend => "server send",
+            LimitedBy::Read => "read of the data directory",
             LimitedBy::Receive => "receive and decode",
             LimitedBy::Checksum => "checksums",
             LimitedBy::Compress => "compression",

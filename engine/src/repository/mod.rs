@@ -41,6 +41,7 @@ pub use names::{BackupId, ClusterName, InvalidName, PackId};
 pub use object_reader::ObjectReader;
 pub use open_packs::OpenPacks;
 pub use pack_ledger::PackLedger;
+pub(crate) use place::now;
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use store::{NewObject, Object, Store};

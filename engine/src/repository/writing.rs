@@ -78,6 +78,8 @@ pub struct StoredBackup {
 
 /// What only the run knows of its backup.
 pub(crate) struct BackupFacts<'a> {
+    /// Where the data came from.
+    pub(crate) source: &'a str,
     pub(crate) server_version: &'a str,
     pub(crate) system_identifier: u64,
     pub(crate) wal_segment_size: u64,
@@ -147,6 +149,11 @@ impl RepositoryWriting {
             tablespaces: archives.iter().filter_map(tablespace).collect(),
             committed: false,
         })
+    }
+
+    /// The folder of packs.
+    pub(crate) fn packs_folder(&self) -> &Arc<Folder> {
+        &self.packs_folder
     }
 
     /// A folder of this backup's own, for what is kept only until it is packed.
@@ -220,7 +227,7 @@ impl RepositoryWriting {
             backup: self.backup.to_string(),
             parent: None,
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            source: "stream".into(),
+            source: facts.source.to_owned(),
             server_version: facts.server_version.to_owned(),
             system_identifier: facts.system_identifier,
             wal_segment_size: facts.wal_segment_size,

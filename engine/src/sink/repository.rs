@@ -13,9 +13,9 @@ use crate::pipeline::{Feeder, Folder, Member, Output};
 use crate::repository::FolderRecord;
 
 /// Bytes from which on a file has frames of its own.
-const LARGE: u64 = 128 << 10;
+pub(crate) const LARGE: u64 = 128 << 10;
 /// The most files that share a frame: what waits for the frame's end is bounded by it.
-const GROUP: usize = 1024;
+pub(crate) const GROUP: usize = 1024;
 
 /// Cuts files into frames.
 #[derive(Debug)]
@@ -43,6 +43,11 @@ impl RepositorySink {
     #[must_use]
     pub fn into_folders(self) -> Vec<FolderRecord> {
         self.folders
+    }
+
+    /// Notes folders that come from elsewhere than a stream.
+    pub(crate) fn add_folders(&mut self, folders: Vec<FolderRecord>) {
+        self.folders.extend(folders);
     }
 
     /// Begins a file.
