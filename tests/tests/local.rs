@@ -128,11 +128,12 @@ fn the_same_files_as_the_stream_brings() {
         let source = cluster.start();
         let repo = init(&source);
         // What a server leaves out, wherever it lies.
-        for path in ["backup_label.old", "pgsql_tmp.left", "current_logfiles.tmp", "base/pgsql_tmp"] {
+        for path in ["backup_label.old", "pgsql_tmp.left", "current_logfiles.tmp", "base/pgsql_tmp4711.0"] {
             fs::write(source.data_dir().join(path), path).unwrap();
         }
         fs::create_dir(source.data_dir().join("empty")).unwrap();
-        for path in ["empty", "backup_label.old", "pgsql_tmp.left", "current_logfiles.tmp", "base/pgsql_tmp"]
+        for path in
+            ["empty", "backup_label.old", "pgsql_tmp.left", "current_logfiles.tmp", "base/pgsql_tmp4711.0"]
         {
             let mode = if path == "empty" { 0o711 } else { 0o644 };
             fs::set_permissions(source.data_dir().join(path), fs::Permissions::from_mode(mode)).unwrap();

@@ -197,7 +197,12 @@ impl Run<'_> {
         let watched = self.wait(runtime, async {
             tokio::select! {
                 error = held.watch() => {
-                    Err(Failure::session("the session that holds the backup open was lost", error))
+                    let hint = "the server's log says why it ended; the server has ended the backup with it: take it again.";
+                    Err(Failure::session_with_hint(
+                        "the session that holds the backup open was lost",
+                        error,
+                        Some(hint.into()),
+                    ))
                 }
                 () = ended.notified() => Ok(()),
             }
