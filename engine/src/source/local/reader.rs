@@ -97,7 +97,8 @@ struct Piece {
 struct Frame {
     work: u64,
     buffer: Option<PageBuffer>,
-    files: Vec<(Arc<OpenFile>, Range<usize>)>,
+    /// Their numbers are given when the frame ends; the files are closed by then.
+    files: Vec<(Member, Range<usize>)>,
 }
 
 impl Reader {
@@ -271,7 +272,7 @@ impl Reader {
         }
         self.shared.progress.bytes.fetch_add(piece.length as u64, Ordering::Relaxed);
         if file.size < LARGE {
-            return self.join_frame(file, piece.work, buffer);
+            return self.join_frame(file.member(0), piece.work, buffer);
         }
         if piece.offset == 0 {
             self.end_frame()?;
@@ -292,12 +293,7 @@ impl Reader {
     }
 
     /// Puts a small file into the frame, or begins the next one with it.
-    fn join_frame(
-        &mut self,
-        file: Arc<OpenFile>,
-        work: u64,
-        buffer: Option<PageBuffer>,
-    ) -> Result<(), Failure> {
+    fn join_frame(&mut self, file: Member, work: u64, buffer: Option<PageBuffer>) -> Result<(), Failure> {
         let length = buffer.as_ref().map_or(0, PageBuffer::len);
         let has_room = self.frame.buffer.as_ref().is_none_or(|frame| length <= frame.remaining());
         if self.frame.work != work || self.frame.files.len() >= GROUP || !has_room {
@@ -325,8 +321,8 @@ impl Reader {
         self.mouth.clock().book(Spent::Busy);
         let first = self.shared.numbers.take(files.len() as u64, &self.shared.stop)?;
         self.mouth.clock().book(Spent::Blocked);
-        let members = (first..).zip(files).map(|(number, (file, range))| (file.member(number), range));
-        self.mouth.frame(buffer, members.collect())
+        let number = |(sequence, (file, range)): (u64, (Member, _))| (Member { sequence, ..file }, range);
+        self.mouth.frame(buffer, (first..).zip(files).map(number).collect())
     }
 }
 

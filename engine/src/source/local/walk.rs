@@ -380,3 +380,121 @@ pub(crate) fn tablespaces(
     archives.push(Archive { tablespace: None, location: Vec::new() });
     Ok((archives, inside))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use crossbeam::channel::unbounded;
+
+    use super::*;
+
+    struct Silent;
+
+    impl Observer for Silent {
+        fn warning(&self, _: &str) {}
+        fn note(&self, _: &str) {}
+    }
+
+    /// Walks `base`; the works as paths, and the folders with their modes.
+    fn walk(base: &Path, rules: Rules, archives: &[Archive]) -> (Vec<Vec<String>>, Vec<(String, u32)>) {
+        let (works, found) = unbounded();
+        let stop = Stop::new();
+        let base = Folder::open(base).expect("a folder");
+        let folders =
+            Walker::new(rules, works, 256 << 10, &Silent, &stop).walk(&base, archives).expect("walked");
+        let text = |path: Vec<u8>| String::from_utf8(path).expect("UTF-8");
+        let works = found.iter().map(|work| work.into_iter().map(|file| text(file.path)).collect()).collect();
+        (works, folders.into_iter().map(|folder| (text(folder.path), folder.mode)).collect())
+    }
+
+    #[test]
+    fn links_become_folders_and_small_files_share_works() {
+        let scratch = tempfile::TempDir::new().expect("folder");
+        let (base, space) = (scratch.path().join("base"), scratch.path().join("space"));
+        for folder in ["base/5", "global", "pg_tblspc", "elsewhere", "inside/PG_15_1/5"] {
+            fs::create_dir_all(base.join(folder)).expect("made");
+        }
+        fs::create_dir_all(space.join("PG_15_1/7")).expect("made");
+        fs::create_dir_all(space.join("PG_14_1/7")).expect("made");
+        for (name, size) in [
+            ("base/5/1", 8192),
+            ("base/5/2", 200 << 10),
+            ("base/5/3", 0),
+            ("base/5/4", 8192),
+            ("base/5/4_init", 8192),
+            ("base/5/4_vm", 8192),
+            ("base/5/t3_9", 8192),
+            ("base/5/pgsql_tmp", 1),
+            ("global/pg_control", 8192),
+            ("global/1262", 100 << 10),
+            ("postmaster.pid", 10),
+            ("zz", 127 << 10),
+            ("inside/PG_15_1/5/6", 8192),
+            ("elsewhere/000000010000000000000001", 8192),
+        ] {
+            fs::write(base.join(name), vec![1; size]).expect("written");
+        }
+        fs::write(space.join("PG_15_1/7/8"), b"8").expect("written");
+        fs::write(space.join("PG_14_1/7/8"), b"8").expect("written");
+        for folder in ["base", "base/5", "global", "pg_tblspc", "elsewhere", "inside"] {
+            fs::set_permissions(base.join(folder), fs::Permissions::from_mode(0o700)).expect("set");
+        }
+        for (target, link) in [("elsewhere", "pg_wal"), ("elsewhere", "pg_stat_tmp"), ("elsewhere", "zlink")]
+        {
+            symlink(base.join(target), base.join(link)).expect("linked");
+        }
+        symlink(&space, base.join("pg_tblspc/16400")).expect("linked");
+        symlink(base.join("inside"), base.join("pg_tblspc/16401")).expect("linked");
+        let folder = Folder::open(&base).expect("a folder");
+        let server_path = base.as_os_str().as_bytes();
+        let (archives, inside) = tablespaces(&folder, server_path).expect("listed");
+        let oids: Vec<_> = archives.iter().map(|archive| archive.tablespace).collect();
+        assert_eq!(oids, [Some(16400), Some(16401), None]);
+        assert_eq!(archives[0].location, space.as_os_str().as_bytes());
+        assert_eq!(inside, HashSet::from([b"inside".to_vec()]));
+        let rules = Rules {
+            version_folder: b"PG_15_1".to_vec(),
+            statistics: None,
+            inside,
+            wal_folders: Rules::wal_folders_of(17),
+            folder_mode: 0o750,
+        };
+        let (works, folders) = walk(&base, rules, &archives);
+        let works: Vec<Vec<&str>> =
+            works.iter().map(|work| work.iter().map(String::as_str).collect()).collect();
+        assert_eq!(
+            works,
+            [
+                vec!["base/5/2"],
+                vec![
+                    "pg_tblspc/16400/PG_15_1/7/8",
+                    "pg_tblspc/16401/PG_15_1/5/6",
+                    "base/5/1",
+                    "base/5/3",
+                    "base/5/4_init",
+                    "elsewhere/000000010000000000000001",
+                    "global/1262"
+                ],
+                vec!["zz"],
+            ]
+        );
+        let base_folders: Vec<_> =
+            folders.iter().filter(|(path, _)| !path.starts_with("pg_tblspc/")).collect();
+        let expected = [
+            ("base", 0o700),
+            ("base/5", 0o700),
+            ("elsewhere", 0o700),
+            ("global", 0o700),
+            ("inside", 0o700),
+            ("pg_stat_tmp", 0o750),
+            ("pg_tblspc", 0o700),
+            ("pg_wal", 0o750),
+            ("pg_wal/archive_status", 0o750),
+            ("pg_wal/summaries", 0o750),
+        ];
+        let expected = expected.map(|(path, mode)| (path.to_owned(), mode));
+        assert_eq!(base_folders, expected.iter().collect::<Vec<_>>());
+    }
+}
