@@ -358,6 +358,7 @@ fn a_backup_dies_with_its_session_and_leaves_the_server_alone() {
     wait_until("its sessions are gone", || sessions(&source) == 0);
     control.execute("CREATE TABLE after AS SELECT 1; CHECKPOINT");
     local(&source, &repo).run().expect_success();
+    command("verify", &repo).run().expect_success();
     let copy = restore(&source, &repo, "copy");
     harness::compare(&source, &source.boot(&copy));
 }

@@ -15,6 +15,8 @@ pub enum LimitedBy {
     ServerSend,
     /// We waited for the disks that the data directory lies on.
     Read,
+    /// We read no faster than we were asked to.
+    Rate,
     /// Receiving and decoding the one stream kept its core busy.
     Receive,
     /// The workers that compute checksums.
@@ -36,6 +38,7 @@ impl fmt::Display for LimitedBy {
         f.write_str(match self {
             LimitedBy::ServerSend => "server send",
             LimitedBy::Read => "read of the data directory",
+            LimitedBy::Rate => "rate asked for (--max-rate)",
             LimitedBy::Receive => "receive and decode",
             LimitedBy::Checksum => "checksums",
             LimitedBy::Compress => "compression",

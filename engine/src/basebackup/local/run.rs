@@ -133,13 +133,21 @@ impl Run<'_> {
         let mut report = self.report(&facts, &counters, &io, phases, (lsn, &StreamEnd { end }), &totals);
         report.pages_checked = checks_pages;
         report.io_reason = reason;
-        // What the feeder of a stream waits for is the server; readers wait for their disks.
+        // What the feeder of a stream waits for is the server; readers wait for their disks, or for the time to go on.
+        let waited = if self.kept_to_rate(bytes, phases.data) { LimitedBy::Rate } else { LimitedBy::Read };
         for by in [&mut report.limited_by, &mut report.stages.by] {
             if matches!(by, LimitedBy::ServerSend | LimitedBy::Receive) {
-                *by = LimitedBy::Read;
+                *by = waited;
             }
         }
         Ok(report)
+    }
+
+    /// Whether the data came about as fast as it was asked to.
+    #[expect(clippy::cast_precision_loss, reason = "53 bits of bytes are 9 PB")]
+    fn kept_to_rate(&self, bytes: u64, seconds: f64) -> bool {
+        let rate = self.config.max_rate_kb.map(|rate| f64::from(rate) * 1024.0);
+        rate.is_some_and(|rate| bytes as f64 >= rate * seconds * 0.8)
     }
 
     /// Whether pages carry checksums that are to be checked.

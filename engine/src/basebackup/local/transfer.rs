@@ -169,12 +169,13 @@ impl Run<'_> {
     fn feed(
         &self,
         (runtime, held): (&ControlRuntime, &mut Held),
-        mut job: Job<'_>,
+        job: Job<'_>,
         (reading, works, counters): (Reading, Sender<Work>, Arc<StageCounters>),
         facts: &ServerFacts,
         mut feeder: Feeder,
         writing: &mut RepositoryWriting,
     ) -> Result<(BackupPosition, u64), Failure> {
+        let Job { base, archives, rules, start, in_recovery, .. } = job;
         let numbers = Arc::clone(&reading.numbers);
         let ended = Arc::new(Notify::new());
         let all = Arc::new(Ended(Arc::clone(&ended)));
@@ -187,11 +188,11 @@ impl Run<'_> {
             })?);
         }
         drop((reading, all));
-        let (base, archives) = (Arc::clone(job.base), job.archives.to_vec());
-        let (rules, observer) = (std::mem::take(&mut job.rules), Arc::clone(self.observer));
+        let (folder, archives) = (Arc::clone(base), archives.to_vec());
+        let observer = Arc::clone(self.observer);
         let buffer_size = self.config.resources.buffer_size as u64;
         let walker = self.spawn("walk", move |stop| {
-            Walker::new(rules, works, buffer_size, &*observer, stop).walk(&base, &archives)
+            Walker::new(rules, works, buffer_size, &*observer, stop).walk(&folder, &archives)
         })?;
         // Where the session dies the server ends the backup, and what was read is worth nothing.
         let watched = self.wait(runtime, async {
@@ -222,14 +223,14 @@ impl Run<'_> {
         writing.sink.add_folders(folders.ok_or(Failure::Stopped)?);
 
         // After everything else: a standby's says how far recovery must go for all of it.
-        let (control, _) = read_control(&job.base.path)?;
+        let (control, _) = read_control(&base.path)?;
         let sequence = numbers.count();
         self.add(writing, &mut feeder, facts, (sequence, "global/pg_control"), &control)?;
         let stopped = self.wait(runtime, held.stop())?;
-        let end = BackupPosition { lsn: stopped.lsn, timeline: job.start.timeline };
+        let end = BackupPosition { lsn: stopped.lsn, timeline: start.timeline };
         let label = &stopped.label;
-        check_label(label, &job, end)?;
-        if job.in_recovery {
+        check_label(label, in_recovery, [start, end])?;
+        if in_recovery {
             let timeline = self.wait(runtime, held.recovery_timeline())?;
             if timeline != end.timeline {
                 return Err(Failure::Target(format!(
@@ -285,17 +286,17 @@ impl Run<'_> {
 }
 
 /// That the label which ends the backup is that of this one.
-fn check_label(label: &[u8], job: &Job<'_>, end: BackupPosition) -> Result<(), Failure> {
+fn check_label(label: &[u8], in_recovery: bool, [start, end]: [BackupPosition; 2]) -> Result<(), Failure> {
     let refuse = |why: &dyn std::fmt::Display| Failure::stream("backup_label", why);
     let read = BackupLabel::parse(label).map_err(|error| refuse(&error))?;
-    let BackupPosition { lsn, timeline } = job.start;
+    let BackupPosition { lsn, timeline } = start;
     if (read.start, read.timeline) != (lsn, timeline) {
         return Err(refuse(&format!(
             "it begins at {} on timeline {}, expected {lsn} on timeline {timeline}",
             read.start, read.timeline
         )));
     }
-    let origin = if job.in_recovery { BackupOrigin::Standby } else { BackupOrigin::Primary };
+    let origin = if in_recovery { BackupOrigin::Standby } else { BackupOrigin::Primary };
     if read.origin != origin {
         return Err(Failure::Target(
             "the standby was promoted while the backup ran\nHINT: take the backup again.".into(),
