@@ -197,7 +197,9 @@ fn under_load_what_was_committed_comes_back() {
         assert_eq!(summary["pages_checked"], checksums);
         assert!(summary["seconds"]["data"].as_f64().unwrap() > 0.6, "{summary}");
         for io in ["threads", "auto"] {
-            local(&source, &repo).args(["--io", io, "-Z", "lz4"]).run().expect_success();
+            let run =
+                local(&source, &repo).args(["--io", io, "-Z", "lz4", "--manifest-checksums", "sha256"]).run();
+            assert_eq!(run.expect_success().json_summary()["checksum_algorithm"], "SHA256");
         }
         let ledger = writer.stop();
         let latest = restore(&source, &repo, "copy");

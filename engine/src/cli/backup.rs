@@ -62,6 +62,9 @@ pub(super) struct BackupArgs {
     /// Set backup label
     #[arg(short = 'l', long, value_name = "LABEL", default_value = "pgstrata backup")]
     label: String,
+    /// Use algorithm for manifest checksums
+    #[arg(long, value_name = "SHA{224,256,384,512}|CRC32C|NONE", default_value = "CRC32C")]
+    manifest_checksums: ChecksumAlgorithm,
     /// Show progress information
     #[arg(short = 'P', long)]
     progress: bool,
@@ -134,10 +137,7 @@ impl BackupArgs {
             label: self.label.clone(),
             fast_checkpoint: self.checkpoint.eq_ignore_ascii_case("fast"),
             max_rate_kb: self.max_rate.as_deref().map(parse_max_rate).transpose()?,
-            manifest: Some(ManifestOptions {
-                checksums: Some(ChecksumAlgorithm::Crc32c),
-                force_encode: false,
-            }),
+            manifest: Some(ManifestOptions { checksums: Some(self.manifest_checksums), force_encode: false }),
             server_verifies_pages: !self.no_verify_checksums,
             check_pages: self.check_pages,
             estimate_size: true,

@@ -76,7 +76,8 @@ impl Run<'_> {
         self.note(format_args!("write-ahead log start point: {lsn} on timeline {}", start.timeline));
 
         let base = Folder::open(&examined.data_directory)?;
-        let (archives, inside) = tablespaces(&base, &examined.postmaster.data_directory)?;
+        let (archives, inside) =
+            tablespaces(&base, &examined.postmaster.data_directory, facts.version.major())?;
         let mut outputs = self.make_outputs(claims, &facts, &archives, None, true)?;
         if let Some(receiver) = &mut receiver {
             let writer = self.wal_writer(&outputs, &facts, start)?;

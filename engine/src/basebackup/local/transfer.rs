@@ -116,10 +116,7 @@ impl Run<'_> {
         let counters = Counters { feeder: Arc::clone(&readers), ..pipeline.counters.clone() };
         let reading = self.reading(&job, &pool, &pipeline, readers);
         let fed =
-            self.feed((runtime, held), job, reading, facts, feeder, writing).and_then(|(end, files)| {
-                ended(end);
-                Ok((end, files))
-            });
+            self.feed((runtime, held), job, reading, facts, feeder, writing).inspect(|(end, _)| ended(*end));
         match &fed {
             Err(Failure::Stopped) => self.stop.throw_quietly(),
             _ => self.enter(Phase::Settling),

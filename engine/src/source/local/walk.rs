@@ -29,6 +29,8 @@ const LISTED: usize = 1 << 18;
 /// Folders in folders, at most: far more than PostgreSQL makes, and each is open while it is walked.
 const DEPTH: usize = 128;
 const TABLESPACES: &[u8] = b"pg_tblspc";
+/// The first version that lists tablespaces in place among the others.
+const FIRST_IN_PLACE: u32 = 16;
 const CONTROL_FILE: &[u8] = b"global/pg_control";
 
 /// Files that one reader reads one after the other: a large one, or small ones that share a frame.
@@ -341,10 +343,12 @@ pub(super) fn unreadable(action: &'static str, path: &Path, error: Errno) -> Fai
 }
 
 /// The tablespaces of a data directory, by OID, and last the directory itself; and the paths in it at which
-/// tablespaces lie. As `do_pg_backup_start` finds them. `server_path` is how the server calls its data directory.
+/// tablespaces lie. As `do_pg_backup_start` of a server of this major version finds them: up to 15, one that is a
+/// folder below `pg_tblspc` comes with the data directory. `server_path` is how the server calls that.
 pub(crate) fn tablespaces(
     base: &Folder,
     server_path: &[u8],
+    major: u32,
 ) -> Result<(Vec<Archive>, HashSet<Vec<u8>>), Failure> {
     let place = base.path.join("pg_tblspc");
     let failed = |error| unreadable("list folder", &place, error);
@@ -367,7 +371,7 @@ pub(crate) fn tablespaces(
                 inside.extend(below.map(<[u8]>::to_vec));
                 target
             }
-            FileType::Directory => {
+            FileType::Directory if major >= FIRST_IN_PLACE => {
                 let location = format!("pg_tblspc/{oid}").into_bytes();
                 inside.insert(location.clone());
                 location
@@ -449,7 +453,7 @@ mod tests {
         symlink(base.join("inside"), base.join("pg_tblspc/16401")).expect("linked");
         let folder = Folder::open(&base).expect("a folder");
         let server_path = base.as_os_str().as_bytes();
-        let (archives, inside) = tablespaces(&folder, server_path).expect("listed");
+        let (archives, inside) = tablespaces(&folder, server_path, 17).expect("listed");
         let oids: Vec<_> = archives.iter().map(|archive| archive.tablespace).collect();
         assert_eq!(oids, [Some(16400), Some(16401), None]);
         assert_eq!(archives[0].location, space.as_os_str().as_bytes());
