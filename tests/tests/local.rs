@@ -83,20 +83,22 @@ fn objects(repo: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Paths with permission bits and, for files whose content stands still, their sizes.
-type Listing = BTreeMap<Vec<u8>, (u32, Option<u64>)>;
+/// Paths with permission bits, owner and, for files whose content stands still, their sizes.
+type Listing = BTreeMap<Vec<u8>, (u32, Option<(u32, u32)>, Option<u64>)>;
 
 /// The folders and files of the latest backup, and its tablespaces.
 fn listing(repo: &Path) -> (Listing, Vec<(u32, Vec<u8>)>, String) {
     let repository = Repository::open(Arc::new(LocalStore::new(repo))).expect("opened");
     let manifest = repository.backup(&"main".parse().unwrap(), BackupChoice::Latest).expect("a backup");
     let mut found = Listing::new();
-    let mut add = |path: Vec<u8>, mode: u32, size: Option<u64>| {
-        assert!(found.insert(path, (mode, size)).is_none(), "a path comes twice");
+    let owners = &manifest.summary.owners;
+    let mut add = |path: Vec<u8>, mode: u32, owner: u16, size: Option<u64>| {
+        let owner = owners.get(usize::from(owner).wrapping_sub(1)).map(|owner| (owner.uid, owner.gid));
+        assert!(found.insert(path, (mode, owner, size)).is_none(), "a path comes twice");
     };
     manifest
         .each_folder(|folder| {
-            add(folder.path, folder.mode, None);
+            add(folder.path, folder.mode, folder.owner, None);
             Ok(())
         })
         .expect("folders");
@@ -106,7 +108,7 @@ fn listing(repo: &Path) -> (Listing, Vec<(u32, Vec<u8>)>, String) {
             let is_wal = file.path.starts_with(b"pg_wal/");
             let moves = [&b"backup_label"[..], b"backup_manifest"].contains(&&*file.path);
             if !is_wal {
-                add(file.path, file.mode, (!moves).then_some(file.size));
+                add(file.path, file.mode, file.owner, (!moves).then_some(file.size));
             }
             Ok(())
         })

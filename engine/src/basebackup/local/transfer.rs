@@ -22,7 +22,9 @@ use crate::pipeline::{Checks, Counters, Feeder, Folder, Layout, Member, Pipeline
 use crate::repository::{RepositoryWriting, now};
 use crate::ring::Registered;
 use crate::sink::Archive;
-use crate::source::local::{FOUND_QUEUE, Numbers, Pace, ReadAccess, Reader, Reading, Rules, Walker, Work};
+use crate::source::local::{
+    FOUND_QUEUE, Numbers, Owners, Pace, ReadAccess, Reader, Reading, Rules, Walker, Work,
+};
 use crate::stop::Stop;
 use crate::verify::ContentChecks;
 
@@ -153,6 +155,7 @@ impl Run<'_> {
             depth: (pool.count() / (2 * readers)).clamp(1, DEPTH),
             pool: pool.clone(),
             numbers: Arc::new(Numbers::new(readers)),
+            owners: Owners::default(),
             checks_from: job.checks_pages.then_some(job.start.lsn),
             findings: Arc::clone(&pipeline.findings),
             pace: config.max_rate_kb.map(|rate| Arc::new(Pace::new(rate))),
@@ -173,7 +176,7 @@ impl Run<'_> {
         writing: &mut RepositoryWriting,
     ) -> Result<(BackupPosition, u64), Failure> {
         let Job { base, archives, rules, start, in_recovery, .. } = job;
-        let numbers = Arc::clone(&reading.numbers);
+        let (numbers, mut owners) = (Arc::clone(&reading.numbers), reading.owners.clone());
         let ended = Arc::new(Notify::new());
         let all = Arc::new(Ended(Arc::clone(&ended)));
         let mut readers = Vec::new();
@@ -186,10 +189,10 @@ impl Run<'_> {
         }
         drop((reading, all));
         let (folder, archives) = (Arc::clone(base), archives.to_vec());
-        let observer = Arc::clone(self.observer);
+        let (observer, theirs) = (Arc::clone(self.observer), owners.clone());
         let buffer_size = self.config.resources.buffer_size as u64;
         let walker = self.spawn("walk", move |stop| {
-            Walker::new(rules, works, buffer_size, &*observer, stop).walk(&folder, &archives)
+            Walker::new(rules, (works, theirs), buffer_size, &*observer, stop).walk(&folder, &archives)
         })?;
         // Where the session dies the server ends the backup, and what was read is worth nothing.
         let watched = self.wait(runtime, async {
@@ -217,7 +220,13 @@ impl Run<'_> {
         }
         let folders = walker.join().ok().flatten();
         self.check_stopped()?;
-        writing.sink.add_folders(folders.ok_or(Failure::Stopped)?);
+        let path = base.path.join("global/pg_control");
+        let facts_of_control =
+            rustix::fs::stat(&path).map_err(|error| Failure::disk("look at", &path, error))?;
+        // The server starts with its control file or not at all: whose that is, the directory is.
+        let owner = owners.number(facts_of_control.st_uid, facts_of_control.st_gid);
+        let folders = folders.ok_or(Failure::Stopped)?;
+        writing.sink.add_folders(folders, owners.into_table(), owner);
 
         // After everything else: a standby's says how far recovery must go for all of it.
         let (control, _) = read_control(&base.path)?;
@@ -253,7 +262,14 @@ impl Run<'_> {
     ) -> Result<(), Failure> {
         self.progress.begin_file(path.as_bytes());
         let (path, size) = (path.as_bytes().to_vec(), content.len() as u64);
-        let member = Member { sequence, path, size, mode: facts.file_mode, modified: now() };
+        let member = Member {
+            sequence,
+            path,
+            size,
+            mode: facts.file_mode,
+            modified: now(),
+            owner: writing.sink.folder_owner(),
+        };
         writing.sink.begin_file(feeder, member)?;
         feeder.append(content)?;
         writing.sink.end_file(feeder)

@@ -9,6 +9,7 @@
 
 mod access;
 mod numbers;
+mod owners;
 mod pace;
 mod pages;
 mod reader;
@@ -17,6 +18,7 @@ mod walk;
 
 pub(crate) use access::ReadAccess;
 pub(crate) use numbers::Numbers;
+pub(crate) use owners::Owners;
 pub(crate) use pace::Pace;
 pub(crate) use reader::{Reader, Reading};
 pub(crate) use rules::Rules;

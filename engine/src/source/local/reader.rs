@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use super::access::ReadAccess;
 use super::numbers::Numbers;
+use super::owners::Owners;
 use super::pace::Pace;
 use super::pages::PageGuard;
 use super::walk::{Found, Work, unreadable};
@@ -41,6 +42,7 @@ pub(crate) struct Reading {
     pub(crate) depth: usize,
     pub(crate) pool: BufferPool,
     pub(crate) numbers: Arc<Numbers>,
+    pub(crate) owners: Owners,
     /// Where the backup began, if page checksums are to be checked.
     pub(crate) checks_from: Option<Lsn>,
     pub(crate) findings: Arc<Findings>,
@@ -78,6 +80,7 @@ struct OpenFile {
     size: u64,
     mode: u32,
     modified: u64,
+    owner: u16,
     /// The number of its first page, if its pages may carry checksums.
     first_block: Option<BlockNumber>,
 }
@@ -221,7 +224,7 @@ impl Reader {
         }
         loop {
             for found in self.files.by_ref() {
-                if let Some(file) = open(&found, self.shared.access.files)? {
+                if let Some(file) = open(&found, self.shared.access.files, &mut self.shared.owners)? {
                     self.shared.progress.begin_file(&file.path);
                     return Ok(Some((Arc::new(file), 0)));
                 }
@@ -334,12 +337,13 @@ impl OpenFile {
             size: self.size,
             mode: self.mode,
             modified: self.modified,
+            owner: self.owner,
         }
     }
 }
 
 /// Opens a file; none where it has gone.
-fn open(found: &Found, mode: IoMode) -> Result<Option<OpenFile>, Failure> {
+fn open(found: &Found, mode: IoMode, owners: &mut Owners) -> Result<Option<OpenFile>, Failure> {
     let name = OsStr::from_bytes(&found.name);
     let failed = |action, error: Errno| unreadable(action, &found.folder.path.join(name), error);
     let file = match DiskFile::open_read(&found.folder.handle, name, mode) {
@@ -356,6 +360,7 @@ fn open(found: &Found, mode: IoMode) -> Result<Option<OpenFile>, Failure> {
         size: u64::try_from(facts.st_size).unwrap_or(0),
         mode: facts.st_mode & 0o777,
         modified: u64::try_from(facts.st_mtime).unwrap_or(0),
+        owner: owners.number(facts.st_uid, facts.st_gid),
         first_block: RelationFile::parse(&found.path).map(|file| file.first_block()),
         path: found.path.clone(),
     }))

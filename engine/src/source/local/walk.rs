@@ -1,7 +1,7 @@
 //! The list of files, walked once and passed on while it is walked.
 //!
 //! Names come sorted, folder by folder, so that the next backup finds the same small files beside each other, and their
-//! frames again. A folder of more names than [`LISTED`] is sorted in parts of so many.
+//! frames again. Which share one is decided as for a stream. A folder of more names than [`LISTED`] is sorted in parts of so many.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -14,12 +14,13 @@ use crossbeam::channel::Sender;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::owners::Owners;
 use super::rules::{self, Rules};
 use crate::basebackup::Observer;
 use crate::failure::Failure;
 use crate::pipeline::Folder;
 use crate::repository::FolderRecord;
-use crate::sink::{Archive, GROUP, LARGE};
+use crate::sink::{Archive, GROUP, LARGE, ends_group, split};
 use crate::stop::Stop;
 
 /// Works that wait for a reader.
@@ -55,6 +56,7 @@ pub(crate) struct Walker<'a> {
     buffer_size: u64,
     observer: &'a dyn Observer,
     stop: &'a Stop<Failure>,
+    owners: Owners,
     folders: Vec<FolderRecord>,
     small: Work,
     small_bytes: u64,
@@ -81,13 +83,13 @@ impl<'a> Walker<'a> {
     /// A walker that passes works on, small files as many as share a frame of `buffer_size` bytes.
     pub(crate) fn new(
         rules: Rules,
-        works: Sender<Work>,
+        (works, owners): (Sender<Work>, Owners),
         buffer_size: u64,
         observer: &'a dyn Observer,
         stop: &'a Stop<Failure>,
     ) -> Self {
         let (folders, small) = (Vec::new(), Vec::new());
-        Self { rules, works, buffer_size, observer, stop, folders, small, small_bytes: 0 }
+        Self { rules, works, buffer_size, observer, stop, owners, folders, small, small_bytes: 0 }
     }
 
     /// Walks all archives, the data directory last. Returns the folders that belong to the backup.
@@ -126,7 +128,7 @@ impl<'a> Walker<'a> {
                 space.path.join(OsStr::from_bytes(&version)).display()
             )));
         }
-        self.enter(&root, &space, &version, &version, facts.st_mode, 0)
+        self.enter(&root, &space, &version, &version, &facts, 0)
     }
 
     /// Notes a folder and walks what is in it, unless it has gone.
@@ -136,7 +138,7 @@ impl<'a> Walker<'a> {
         parent: &Folder,
         name: &[u8],
         path: &[u8],
-        mode: u32,
+        facts: &Stat,
         depth: usize,
     ) -> Result<(), Failure> {
         let place = parent.path.join(OsStr::from_bytes(name));
@@ -153,13 +155,14 @@ impl<'a> Walker<'a> {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             opened => opened.map_err(|error| unreadable("open folder", &place, error))?,
         };
-        self.note(root, path, mode & 0o777);
+        self.note(root, path, facts.st_mode & 0o777, facts);
         let folder = Arc::new(Folder { handle: handle.into(), path: place });
         self.folder(root, &folder, path, depth)
     }
 
-    fn note(&mut self, root: &Root, path: &[u8], mode: u32) {
-        self.folders.push(FolderRecord { path: [&root.prefix, path].concat(), mode });
+    fn note(&mut self, root: &Root, path: &[u8], mode: u32, facts: &Stat) {
+        let owner = self.owners.number(facts.st_uid, facts.st_gid);
+        self.folders.push(FolderRecord { path: [&root.prefix, path].concat(), mode, owner });
     }
 
     fn folder(
@@ -215,13 +218,13 @@ impl<'a> Walker<'a> {
         let own_mode = if kind == FileType::Directory { mode } else { self.rules.folder_mode };
         let is_place = matches!(kind, FileType::Directory | FileType::Symlink);
         if is_place && self.rules.keeps_empty(&path, name) {
-            self.note(root, &path, own_mode);
+            self.note(root, &path, own_mode, &facts);
             return Ok(());
         }
         if is_place && root.is_base && path == b"pg_wal" {
-            self.note(root, &path, own_mode);
+            self.note(root, &path, own_mode, &facts);
             for below in self.rules.wal_folders {
-                self.note(root, format!("pg_wal/{below}").as_bytes(), own_mode);
+                self.note(root, format!("pg_wal/{below}").as_bytes(), own_mode, &facts);
             }
             return Ok(());
         }
@@ -229,10 +232,10 @@ impl<'a> Walker<'a> {
             // The summary of the backup says where it leads.
             FileType::Symlink if root.is_base && parent == TABLESPACES => Ok(()),
             FileType::Directory if root.is_base && self.rules.inside.contains(&path) => {
-                self.note(root, &path, mode);
+                self.note(root, &path, mode, &facts);
                 Ok(())
             }
-            FileType::Directory => self.enter(root, folder, name, &path, mode, depth + 1),
+            FileType::Directory => self.enter(root, folder, name, &path, &facts, depth + 1),
             FileType::RegularFile => {
                 let size = u64::try_from(facts.st_size).unwrap_or(0);
                 let path = [&root.prefix, &path[..]].concat();
@@ -251,12 +254,16 @@ impl<'a> Walker<'a> {
         if size >= LARGE {
             return self.send(vec![file]);
         }
-        if self.small_bytes + size > self.buffer_size || self.small.len() >= GROUP {
+        let (folder, name) = split(&file.path);
+        let stays = self.small.last().is_none_or(|last| split(&last.path).0 == folder);
+        let has_room = self.small_bytes + size <= self.buffer_size && self.small.len() < GROUP;
+        let ends = ends_group(name, size);
+        if !stays || !has_room {
             self.end_small()?;
         }
         self.small_bytes += size;
         self.small.push(file);
-        Ok(())
+        if ends { self.end_small() } else { Ok(()) }
     }
 
     fn end_small(&mut self) -> Result<(), Failure> {
@@ -406,8 +413,9 @@ mod tests {
         let (works, found) = unbounded();
         let stop = Stop::new();
         let base = Folder::open(base).expect("a folder");
-        let folders =
-            Walker::new(rules, works, 256 << 10, &Silent, &stop).walk(&base, archives).expect("walked");
+        let folders = Walker::new(rules, (works, Owners::default()), 256 << 10, &Silent, &stop)
+            .walk(&base, archives)
+            .expect("walked");
         let text = |path: Vec<u8>| String::from_utf8(path).expect("UTF-8");
         let works = found.iter().map(|work| work.into_iter().map(|file| text(file.path)).collect()).collect();
         (works, folders.into_iter().map(|folder| (text(folder.path), folder.mode)).collect())
@@ -466,24 +474,29 @@ mod tests {
             folder_mode: 0o750,
         };
         let (works, folders) = walk(&base, rules, &archives);
-        let works: Vec<Vec<&str>> =
-            works.iter().map(|work| work.iter().map(String::as_str).collect()).collect();
+        let mut files: Vec<&str> = works.iter().flatten().map(String::as_str).collect();
+        files.sort_unstable();
         assert_eq!(
-            works,
+            files,
             [
-                vec!["base/5/2"],
-                vec![
-                    "pg_tblspc/16400/PG_15_1/7/8",
-                    "pg_tblspc/16401/PG_15_1/5/6",
-                    "base/5/1",
-                    "base/5/3",
-                    "base/5/4_init",
-                    "elsewhere/000000010000000000000001",
-                    "global/1262"
-                ],
-                vec!["zz"],
+                "base/5/1",
+                "base/5/2",
+                "base/5/3",
+                "base/5/4_init",
+                "elsewhere/000000010000000000000001",
+                "global/1262",
+                "pg_tblspc/16400/PG_15_1/7/8",
+                "pg_tblspc/16401/PG_15_1/5/6",
+                "zz",
             ]
         );
+        // A large file is alone, and those that share a work lie in one folder.
+        assert!(works.contains(&vec!["base/5/2".to_owned()]), "{works:?}");
+        for work in &works {
+            let folders: HashSet<_> =
+                work.iter().map(|path| path.rsplit_once('/').map(|(folder, _)| folder)).collect();
+            assert_eq!(folders.len(), 1, "{work:?}");
+        }
         let base_folders: Vec<_> =
             folders.iter().filter(|(path, _)| !path.starts_with("pg_tblspc/")).collect();
         let expected = [
