@@ -474,11 +474,16 @@ fn the_page_cache_stays_as_it_was() {
         .iter()
         .filter(|(path, pages)| after.get(*path) != Some(*pages))
         .map(|(path, _)| path.display().to_string())
-        // The session itself reads catalogues.
         .collect();
     let (gone, come) = (
         count(&before, true).saturating_sub(count(&after, true)),
         count(&after, true).saturating_sub(count(&before, true)),
     );
-    assert!(gone == 0 && come < 300, "{gone} pages went, {come} came: {changed:?}");
+    // The kernel reclaims some under pressure, and the session reads catalogues; a copy through the cache, or one that
+    // drops what it has read, changes nearly all of them.
+    let (held, missing) = (count(&before, true), count(&before, false));
+    assert!(
+        gone < held / 4 && come < missing / 8,
+        "{gone} of {held} pages went, {come} of {missing} came: {changed:?}"
+    );
 }
