@@ -13,6 +13,7 @@ mod databases;
 mod finish;
 mod incremental;
 mod judge;
+mod local;
 mod outputs;
 mod prepare;
 mod progress;
@@ -29,6 +30,7 @@ pub use config::{
     BackupCompression, BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod,
 };
 pub(crate) use finish::{Held, PlainEnd, sync_file_systems};
+pub use local::{LocalBackupConfig, run_local};
 pub use progress::{Observer, Phase, Progress};
 pub use report::{Phases, Report, process_usage};
 pub use run::run;

@@ -59,6 +59,7 @@ pub use open_packs::OpenPacks;
 pub use owners::OwnerTable;
 pub use pack_ledger::PackLedger;
 pub(crate) use paths::{PathShare, shares};
+pub(crate) use place::now;
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use retention::{

@@ -104,7 +104,7 @@ pub struct BackupSummary {
     pub parent: Option<String>,
     /// The program's version that made it.
     pub program: String,
-    /// `stream`.
+    /// `stream`, or `local` for a data directory that was read where it lay.
     pub source: String,
     /// The server's version, in words.
     pub server_version: String,
