@@ -20,3 +20,4 @@ pub mod source;
 pub mod stop;
 pub mod verify;
 pub mod wal;
+pub mod walarchive;

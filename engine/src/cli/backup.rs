@@ -91,12 +91,7 @@ impl BackupArgs {
                 self.source
             );
         }
-        let request = CompressionRequest::parse(&self.compress);
-        if request.side.is_some() {
-            bail!("invalid compression \"{}\", expected zstd:LEVEL, lz4 or none", self.compress);
-        }
-        let compression = FrameCompression::from_spec(request.specification()?.as_ref())
-            .map_err(|error| anyhow!("invalid compression \"{}\": {error}", self.compress))?;
+        let compression = parse_compression(&self.compress)?;
         let mut resources = Resources::for_cores(cores());
         resources.io = self.io.mode();
         resources.buffers = ((usize::from(self.buffers) << 20) / resources.buffer_size).max(16);
@@ -132,6 +127,16 @@ impl BackupArgs {
             resources,
         })
     }
+}
+
+/// What frames are compressed with.
+pub(super) fn parse_compression(text: &str) -> anyhow::Result<FrameCompression> {
+    let request = CompressionRequest::parse(text);
+    if request.side.is_some() {
+        bail!("invalid compression \"{text}\", expected zstd:LEVEL, lz4 or none");
+    }
+    FrameCompression::from_spec(request.specification()?.as_ref())
+        .map_err(|error| anyhow!("invalid compression \"{text}\": {error}"))
 }
 
 /// Does what the arguments ask. Failures are told here, and once.

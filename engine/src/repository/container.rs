@@ -41,6 +41,8 @@ pub enum ObjectKind {
     Manifest = 3,
     /// Whose backups a cluster's are.
     Identity = 4,
+    /// A file of a WAL archive.
+    Wal = 5,
 }
 
 impl ObjectKind {

@@ -47,7 +47,7 @@ impl Repository {
     }
 
     /// Gives the cluster's name to a system, unless it has it or another does.
-    pub(super) fn claim_identity(&self, cluster: &ClusterName, system: u64) -> Result<(), Failure> {
+    pub(crate) fn claim_identity(&self, cluster: &ClusterName, system: u64) -> Result<(), Failure> {
         if self.identity(cluster)?.is_none() {
             let mut object = ObjectWriter::begin(&**self.store(), ObjectKind::Identity, &self.id())?;
             let summary = IdentitySummary {

@@ -25,6 +25,8 @@ mod records;
 mod store;
 mod summary;
 mod tree;
+mod wal_names;
+mod wal_object;
 mod writing;
 
 pub use catalogue::Placed;
@@ -47,6 +49,9 @@ pub use store::{NewObject, Object, Store};
 pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;
+pub use wal_names::{InvalidWalName, SegmentName, WalName};
+pub use wal_object::{WalObject, WalSummary};
+pub(crate) use wal_object::{WalObjectWriter, WalOwner, WalPublished};
 pub(crate) use writing::{BackupFacts, RepositoryWriting};
 pub use writing::{RepositoryDestination, StoredBackup};
 

@@ -1,0 +1,14 @@
+//! The WAL archive of a repository: taken in by archive_command or from a stream, given back to restore_command.
+//!
+//! `file` is a WAL file of a server here; `push` takes files in, `get` gives them back through a `spool`; `parts` is what
+//! there is of a segment that is not whole; `index` is what an archive holds, `reach` how far recovery comes with it,
+//! `check` both for the operator; `receive` streams into it.
+
+mod file;
+mod get;
+mod parts;
+mod push;
+mod spool;
+
+pub use get::{GetConfig, Got, get};
+pub use push::{PushConfig, PushReport, push};
