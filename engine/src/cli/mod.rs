@@ -22,6 +22,7 @@ mod open_files;
 mod plain;
 mod progress;
 mod receivewal;
+mod recovery_target;
 mod repository;
 mod restore;
 mod run_basebackup;

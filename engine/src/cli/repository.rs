@@ -32,6 +32,11 @@ impl RepositoryArgs {
         Ok(Arc::new(store))
     }
 
+    /// The options with which another run comes to the same repository at `address`. No secret is among them.
+    pub(super) fn words(&self, address: &str) -> Vec<String> {
+        vec!["--repo".into(), address.to_owned()]
+    }
+
     /// Opens the repository.
     pub(super) fn open(&self) -> anyhow::Result<Repository> {
         Ok(Repository::open(self.store()?)?)

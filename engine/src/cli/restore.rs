@@ -10,6 +10,7 @@ use super::basebackup::{IoArg, parse_mapping};
 use super::message;
 use super::plain::plain;
 use super::progress::{human_bytes, human_seconds};
+use super::recovery_target::RecoveryArgs;
 use super::repository::{RepositoryArgs, cores};
 use super::signals::throw_on_signal;
 use crate::repository::{BackupChoice, ClusterName};
@@ -18,15 +19,16 @@ use crate::stop::Stop;
 
 /// Restore a backup from a repository
 #[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
 pub(super) struct RestoreArgs {
     #[command(flatten)]
     repository: RepositoryArgs,
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
     cluster: ClusterName,
-    /// The backup
-    #[arg(long, value_name = "ID|latest", default_value = "latest")]
-    backup: BackupChoice,
+    /// The backup; unless said the latest, and with a target time or position the last that ends before it
+    #[arg(long, value_name = "ID|latest")]
+    backup: Option<BackupChoice>,
     /// The data directory to make: an empty folder, or none yet
     #[arg(long, value_name = "DIRECTORY")]
     into: PathBuf,
@@ -42,6 +44,12 @@ pub(super) struct RestoreArgs {
     /// Threads that read and unpack
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Engine options")]
     workers: Option<u16>,
+    #[command(flatten)]
+    recovery: RecoveryArgs,
+
+    /// Show this help, then exit
+    #[arg(short = '?', long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
 }
 
 impl RestoreArgs {
@@ -52,6 +60,10 @@ impl RestoreArgs {
         if let Some(workers) = self.workers {
             resources.workers = usize::from(workers);
         }
+        let repository = self.repository.open()?;
+        let address = repository.store().address();
+        let recovery =
+            self.recovery.resolve(&self.repository, &address, &self.cluster, self.backup.is_none())?;
         let shown = self.into.display();
         let target = std::path::absolute(&self.into);
         Ok(RestoreConfig {
@@ -62,9 +74,10 @@ impl RestoreArgs {
                 .iter()
                 .map(parse_mapping)
                 .collect::<anyhow::Result<_>>()?,
-            repository: self.repository.open()?,
+            repository,
             cluster: self.cluster.clone(),
-            backup: self.backup,
+            backup: self.backup.unwrap_or(BackupChoice::Latest),
+            recovery,
             resources,
         })
     }
@@ -94,6 +107,9 @@ pub(super) fn run(args: &RestoreArgs) -> anyhow::Result<()> {
             report.io
         );
         message::print(&plain(&text));
+        if let Some(reachable) = &report.reachable_lsn {
+            message::print(&format!("  WAL          up to {reachable}"));
+        }
         Ok(())
     })
 }

@@ -27,8 +27,7 @@ impl ObjectWriter {
 
     /// Has frames compressed in another way than records are.
     pub(super) fn compress_with(&mut self, compression: FrameCompression) -> Result<(), Failure> {
-        self.encoder =
-            FrameEncoder::new(compression).map_err(|error| Failure::Target(error.to_string()))?;
+        self.encoder = FrameEncoder::new(compression).map_err(|error| Failure::Target(error.to_string()))?;
         Ok(())
     }
 

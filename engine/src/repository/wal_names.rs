@@ -82,7 +82,9 @@ impl WalName {
     pub fn segment(self) -> Option<SegmentName> {
         match self {
             Self::History(_) => None,
-            Self::Segment(segment) | Self::Partial(segment) | Self::BackupHistory(segment, _) => Some(segment),
+            Self::Segment(segment) | Self::Partial(segment) | Self::BackupHistory(segment, _) => {
+                Some(segment)
+            }
             Self::Part { segment, .. } => Some(segment),
         }
     }

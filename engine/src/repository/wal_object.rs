@@ -258,9 +258,13 @@ mod tests {
         assert!(repository.wal_object(&cluster, name).expect("asked").is_none());
         assert_eq!(put(7, &content).expect("new"), WalPublished::New);
         assert_eq!(put(7, &content).expect("the same"), WalPublished::Same);
-        for (system, content) in [(8, &content[..]), (7, &content[1..]), (7, &[&content[1..], b"x"].concat())] {
+        for (system, content) in [(8, &content[..]), (7, &content[1..]), (7, &[&content[1..], b"x"].concat())]
+        {
             let refused = put(system, content).expect_err("different").to_string();
-            assert!(refused.contains("a different file of this name") && refused.contains("HINT:"), "{refused}");
+            assert!(
+                refused.contains("a different file of this name") && refused.contains("HINT:"),
+                "{refused}"
+            );
         }
         let object = repository.wal_object(&cluster, name).expect("asked").expect("there");
         let mut found = Vec::new();

@@ -11,9 +11,13 @@
 //! Memory is the pool, the queues, one frame a worker, and the footers of some packs. What a failed restore made goes.
 
 mod config;
+mod recovery_target;
 mod run;
 mod target;
 mod worker;
 
 pub use config::{RestoreConfig, RestoreReport, RestoreResources};
+pub use recovery_target::{
+    PreparedRecovery, RecoveryPlan, RecoveryRole, RecoveryTarget, TargetAction, TargetTimeline,
+};
 pub use run::run;

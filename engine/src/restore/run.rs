@@ -30,7 +30,7 @@ pub fn run(
     stop: &Stop<Failure>,
 ) -> Result<RestoreReport, Failure> {
     let mut claims = Claims::new(true);
-    match restore(config, &mut claims, stop) {
+    match restore(config, &mut claims, warn, stop) {
         Ok(report) => {
             claims.keep();
             Ok(report)
@@ -47,10 +47,16 @@ pub fn run(
 fn restore(
     config: &RestoreConfig,
     claims: &mut Claims,
+    warn: &dyn Fn(&str),
     stop: &Stop<Failure>,
 ) -> Result<RestoreReport, Failure> {
     let began = Instant::now();
-    let manifest = Arc::new(config.repository.backup(&config.cluster, config.backup)?);
+    let plan = config.recovery.as_ref();
+    let recovery =
+        plan.map(|plan| plan.prepare(&config.repository, &config.cluster, config.backup)).transpose()?;
+    recovery.iter().flat_map(|recovery| &recovery.warnings).for_each(|text| warn(text));
+    let backup = recovery.as_ref().map_or(config.backup, |recovery| recovery.backup);
+    let manifest = Arc::new(config.repository.backup(&config.cluster, backup)?);
     let target = Target::make(claims, &manifest, &config.target, &config.tablespace_mapping)?;
     let probed = probe(&config.target, config.resources.io);
     let ProbeReport { mode, reason, alignment, .. } =
@@ -65,7 +71,7 @@ fn restore(
     let end = PlainEnd {
         base: &config.target,
         folders,
-        recovery: None,
+        recovery: recovery.as_ref().map(|recovery| recovery.files.clone()),
         has_manifest: true,
         held: target.held.clone(),
         file_mode: 0o600,
@@ -81,6 +87,7 @@ fn restore(
         start_lsn: summary.start_lsn.clone(),
         end_lsn: summary.end_lsn.clone(),
         timeline: summary.end_timeline,
+        reachable_lsn: recovery.map(|recovery| recovery.reached.lsn.to_string()),
         files: summary.files,
         bytes: summary.bytes,
         seconds: began.elapsed().as_secs_f64(),

@@ -48,14 +48,8 @@ impl LocalWal {
         let failed = |error| Failure::disk("open", path, error);
         let file = File::open(path).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
-        let mut wal = Self {
-            path: path.to_owned(),
-            name,
-            file,
-            size,
-            system_identifier: 0,
-            segment_size: None,
-        };
+        let mut wal =
+            Self { path: path.to_owned(), name, file, size, system_identifier: 0, segment_size: None };
         match name {
             WalName::Segment(segment) | WalName::Partial(segment) => wal.check_start(segment)?,
             _ => wal.check_text(data_directory)?,
@@ -149,12 +143,10 @@ impl LocalWal {
 }
 
 /// What the pages of a segment must say.
-pub(super) fn origin(system_identifier: u64, segment: SegmentName, segment_size: WalSegmentSize) -> WalOrigin {
-    WalOrigin {
-        system_identifier,
-        timeline: segment.timeline,
-        segment_size,
-        magic: None,
-        page_size: None,
-    }
+pub(super) fn origin(
+    system_identifier: u64,
+    segment: SegmentName,
+    segment_size: WalSegmentSize,
+) -> WalOrigin {
+    WalOrigin { system_identifier, timeline: segment.timeline, segment_size, magic: None, page_size: None }
 }

@@ -6,9 +6,13 @@
 
 mod file;
 mod get;
+mod index;
 mod parts;
 mod push;
+mod reach;
 mod spool;
 
 pub use get::{GetConfig, Got, get};
+pub use index::{ArchiveIndex, TimelineWal};
 pub use push::{PushConfig, PushReport, push};
+pub use reach::{Gap, Leg, Reached};

@@ -133,11 +133,8 @@ fn read(wal: &LocalWal, mut to: impl FnMut(&[u8]) -> Result<(), Failure>) -> Res
 
 /// Publishes a file whose cluster's identity is known to be right.
 fn take(config: &PushConfig, wal: &LocalWal) -> Result<WalPublished, Failure> {
-    let owner = WalOwner {
-        system_identifier: wal.system_identifier,
-        segment_size: wal.segment_size,
-        source: "push",
-    };
+    let owner =
+        WalOwner { system_identifier: wal.system_identifier, segment_size: wal.segment_size, source: "push" };
     let PushConfig { repository, cluster, compression, .. } = config;
     let mut object = WalObjectWriter::begin(repository, cluster, wal.name, owner, *compression)?;
     let mut checker = if config.check { wal.checker() } else { None };
