@@ -4,15 +4,20 @@
 //! there is of a segment that is not whole; `index` is what an archive holds, `reach` how far recovery comes with it,
 //! `check` both for the operator; `receive` streams into it.
 
+mod check;
 mod file;
 mod get;
 mod index;
 mod parts;
 mod push;
 mod reach;
+mod publisher;
+mod receive;
 mod spool;
 
+pub use check::{ArchiveReport, GapReport, TimelineReport, WindowReport, check};
 pub use get::{GetConfig, Got, get};
 pub use index::{ArchiveIndex, TimelineWal};
 pub use push::{PushConfig, PushReport, push};
+pub(crate) use receive::StorePlace;
 pub use reach::{Gap, Leg, Reached};

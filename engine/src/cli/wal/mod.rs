@@ -1,7 +1,9 @@
 //! `pgstrata wal`: the WAL archive of a repository.
 
+mod check;
 mod get;
 mod push;
+mod receive;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -21,6 +23,8 @@ pub(super) struct WalArgs {
 enum WalCommand {
     Push(push::PushArgs),
     Get(get::GetArgs),
+    Receive(Box<receive::ReceiveArgs>),
+    Check(check::CheckArgs),
 }
 
 /// Does what the arguments ask. Failures are told here, and once.
@@ -28,6 +32,8 @@ pub(super) fn run(args: &WalArgs) -> ExitCode {
     match &args.command {
         WalCommand::Push(args) => status(push::run(args)),
         WalCommand::Get(args) => get::run(args),
+        WalCommand::Receive(args) => status(receive::run(args)),
+        WalCommand::Check(args) => status(check::run(args)),
     }
 }
 

@@ -99,6 +99,7 @@ fn restore(repository: &Repository, target: &Path) -> Result<(), String> {
         backup: BackupChoice::Latest,
         target: target.to_owned(),
         tablespace_mapping: Vec::new(),
+        recovery: None,
         resources: RestoreResources::for_cores(1),
     };
     run(&config, &|text| panic!("{text}"), &Stop::new()).map(drop).map_err(|failure| failure.to_string())
