@@ -175,13 +175,14 @@ impl RecoveryPlan {
             RecoveryRole::Recovers { target: RecoveryTarget::Lsn(target), .. } if *target < end => {
                 Err(format!("backup {name} ended at {end}, behind the target {target}"))
             }
+            // It ended within that second: a target within it may lie before.
             RecoveryRole::Recovers { target: RecoveryTarget::Time(target), .. }
-                if target.as_second() < i64::try_from(summary.ended).unwrap_or(i64::MAX) =>
+                if target.as_second() <= i64::try_from(summary.ended).unwrap_or(i64::MAX) =>
             {
                 let ended =
                     i64::try_from(summary.ended).ok().and_then(|time| Timestamp::from_second(time).ok());
                 let ended = ended.map_or_else(|| "an unknown time".to_owned(), |time| time.to_string());
-                Err(format!("backup {name} ended at {ended}, after the target {target}"))
+                Err(format!("backup {name} ended at {ended}, which is not before the target {target}"))
             }
             _ => Ok(Candidate { summary, choice, end, path }),
         }

@@ -124,9 +124,9 @@ fn judge(index: &ArchiveIndex, cluster: &str, backups: &[BackupSummary]) -> Arch
             };
             if !harmless {
                 let GapReport { first, last, segments, .. } = &gap;
-                report.problems.push(format!(
-                    "timeline {timeline}: {segments} segments are missing, {first} to {last}"
-                ));
+                report
+                    .problems
+                    .push(format!("timeline {timeline}: {segments} segments are missing, {first} to {last}"));
             }
             report.gaps.push(gap);
         }
@@ -161,7 +161,9 @@ fn windows(index: &ArchiveIndex, backup: &BackupSummary, report: &mut ArchiveRep
     let others = others.filter_map(|other| Some((*other, index.path(*other)?)));
     let mut complete = false;
     for (along, path) in [(timeline, own)].into_iter().chain(others) {
-        let Some(Reached { timeline: to_timeline, lsn, .. }) = index.follow(&path, timeline, from) else { continue };
+        let Some(Reached { timeline: to_timeline, lsn, .. }) = index.follow(&path, timeline, from) else {
+            continue;
+        };
         complete |= lsn >= end;
         // Without its own WAL a timeline leads to where others lead as well.
         if lsn < end || (along != timeline && to_timeline != along) {
@@ -176,7 +178,9 @@ fn windows(index: &ArchiveIndex, backup: &BackupSummary, report: &mut ArchiveRep
         });
     }
     if !complete {
-        report.problems.push(format!("backup {name} cannot be recovered: WAL from {from} to {end} is missing"));
+        report
+            .problems
+            .push(format!("backup {name} cannot be recovered: WAL from {from} to {end} is missing"));
     }
 }
 
@@ -205,7 +209,8 @@ mod tests {
         let history = TimelineHistory::parse(TimelineId(2), b"1\t0/880000\tx\n").expect("valid");
         let index = ArchiveIndex {
             segment_size: WalSegmentSize::new(1 << 20).expect("valid"),
-            timelines: [(TimelineId(1), wal(&[(1, 2), (4, 8), (9, 10)])), (TimelineId(2), wal(&[(9, 11)]))].into(),
+            timelines: [(TimelineId(1), wal(&[(1, 2), (4, 8), (9, 10)])), (TimelineId(2), wal(&[(9, 11)]))]
+                .into(),
             histories: [(TimelineId(2), history)].into(),
             strays: Vec::new(),
         };
@@ -225,7 +230,11 @@ mod tests {
         assert_eq!((&*window.from, &*window.to, window.to_timeline), ("0/480000", "0/800000", 1));
         // One that has no WAL of its own needs the archive's.
         let report = judge(&index, "main", &[backup("0/300028", "0/480000", 0)]);
-        assert!(report.problems.iter().any(|text| text.contains("cannot be recovered")), "{:?}", report.problems);
+        assert!(
+            report.problems.iter().any(|text| text.contains("cannot be recovered")),
+            "{:?}",
+            report.problems
+        );
         assert!(judge(&index, "main", &[]).problems.is_empty(), "without backups nothing is needed");
     }
 }

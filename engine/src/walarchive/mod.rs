@@ -9,9 +9,9 @@ mod file;
 mod get;
 mod index;
 mod parts;
+mod publisher;
 mod push;
 mod reach;
-mod publisher;
 mod receive;
 mod spool;
 
@@ -19,5 +19,5 @@ pub use check::{ArchiveReport, GapReport, TimelineReport, WindowReport, check};
 pub use get::{GetConfig, Got, get};
 pub use index::{ArchiveIndex, TimelineWal};
 pub use push::{PushConfig, PushReport, push};
-pub(crate) use receive::StorePlace;
 pub use reach::{Gap, Leg, Reached};
+pub(crate) use receive::StorePlace;

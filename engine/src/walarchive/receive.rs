@@ -64,7 +64,9 @@ impl WalPlace for StorePlace<'_> {
                 let names = store.list(&cluster.wal_folder(timeline, high))?;
                 let found = names.iter().filter_map(|name| match name.parse() {
                     Ok(WalName::Segment(segment)) => Some((segment.segment(size)?.number, timeline, true)),
-                    Ok(WalName::Part { segment, .. }) => Some((segment.segment(size)?.number, timeline, false)),
+                    Ok(WalName::Part { segment, .. }) => {
+                        Some((segment.segment(size)?.number, timeline, false))
+                    }
                     _ => None,
                 });
                 if let Some(found) = found.max() {
@@ -118,7 +120,8 @@ impl WalPlace for StorePlace<'_> {
         // What an earlier run has kept of the first segment.
         let open = writer.begin_segment()?;
         let known = chain(&parts_of(&writer.shelf.names(open.segment)?, open.segment)).1;
-        writer.open = Some(OpenSegment { from: known.into(), has_parts: known > 0, known: known.into(), ..open });
+        writer.open =
+            Some(OpenSegment { from: known.into(), has_parts: known > 0, known: known.into(), ..open });
         Ok(Box::new(writer))
     }
 }

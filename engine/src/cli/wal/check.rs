@@ -53,7 +53,8 @@ fn words(report: &ArchiveReport) -> String {
     }
     for gap in &report.gaps {
         let note = if gap.harmless { " (before the oldest backup)" } else { "" };
-        let _ = writeln!(text, "missing       {} to {} on timeline {}{note}", gap.first, gap.last, gap.timeline);
+        let _ =
+            writeln!(text, "missing       {} to {} on timeline {}{note}", gap.first, gap.last, gap.timeline);
     }
     for window in &report.windows {
         let _ = writeln!(
