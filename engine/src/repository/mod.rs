@@ -9,6 +9,7 @@
 
 mod catalogue;
 mod check;
+mod cipher;
 mod codec;
 mod container;
 mod error;
@@ -22,6 +23,7 @@ mod open_packs;
 mod pack_ledger;
 mod place;
 mod records;
+mod sealing;
 mod store;
 mod summary;
 mod tree;
@@ -45,6 +47,7 @@ pub use open_packs::OpenPacks;
 pub use pack_ledger::PackLedger;
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
+pub use sealing::Sealing;
 pub use store::{NewObject, Object, Store};
 pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
 pub use tree::Tree;

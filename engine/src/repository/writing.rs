@@ -115,7 +115,7 @@ impl RepositoryWriting {
         let backup = repository.next_backup(cluster)?;
         let packs_folder = Folder::open(&destination.packs_folder()?)?;
         let staging = destination.staging_folder()?.join(backup.to_string());
-        let manifest = ManifestWriter::begin(repository)?;
+        let manifest = ManifestWriter::begin(repository, &cluster.manifest(backup))?;
         let (placed, records) = bounded(QUEUE);
         let switch = stop.clone();
         let run = move || {
@@ -167,7 +167,8 @@ impl RepositoryWriting {
     pub(crate) fn packing(&self, buffers: usize) -> Packing {
         Packing {
             compression: self.destination.compression,
-            repository: self.destination.repository.id(),
+            sealing: self.destination.repository.sealing().clone(),
+            cluster: self.destination.cluster.clone(),
             folder: Arc::clone(&self.packs_folder),
             packs: Arc::clone(&self.packs),
             placed: self.placed.clone().expect("the backup is under way"),
@@ -245,7 +246,7 @@ impl RepositoryWriting {
         let sink = std::mem::replace(&mut self.sink, RepositorySink::new(Arc::clone(&self.packs_folder)));
         let name = cluster.manifest(self.backup);
         let folders = all_folders(sink.into_folders(), &self.tablespaces, facts.folder_mode);
-        let published = manifest.commit(&folders, &packs, &summary, &name);
+        let published = manifest.commit(&folders, &packs, &summary);
         // Where the outcome is not known, it may be there: its packs stay.
         self.committed = match &published {
             Ok(built) => built.is_some(),

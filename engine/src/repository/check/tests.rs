@@ -40,12 +40,13 @@ fn write(root: &Path, change: fn(&mut Sample)) -> Repository {
 
 fn write_of(kind: FrameKind, root: &Path, change: fn(&mut Sample)) -> Repository {
     let repository = Repository::init(Arc::new(LocalStore::new(root))).expect("made");
-    let (store, cluster) = (&**repository.store(), cluster());
+    let cluster = cluster();
     repository.claim_identity(&cluster, 7).expect("free");
     let pack = |number| PackId { backup: backup(), number };
-    let mut object = ObjectWriter::begin(store, ObjectKind::Pack, &repository.id()).expect("begun");
+    let mut object =
+        ObjectWriter::begin(&repository, ObjectKind::Pack, &cluster.pack(pack(1))).expect("begun");
     object.frame(kind, &[b'x'; 100]).expect("written");
-    let built = object.publish(&cluster.pack(pack(1))).expect("published").expect("free");
+    let built = object.publish().expect("published").expect("free");
     let there = PackRecord {
         id: pack(1),
         length: built.length,
@@ -73,7 +74,7 @@ fn write_of(kind: FrameKind, root: &Path, change: fn(&mut Sample)) -> Repository
     };
     change(&mut sample);
     sample.summary["files"] = sample.files.len().into();
-    let mut manifest = ManifestWriter::begin(&repository).expect("begun");
+    let mut manifest = ManifestWriter::begin(&repository, &cluster.manifest(backup())).expect("begun");
     for (path, extent) in sample.files {
         let (path, map) = (path.as_bytes().to_vec(), vec![extent]);
         let file = FileRecord { path, mode: 0o600, size: 10, modified: 0, map };
@@ -82,7 +83,7 @@ fn write_of(kind: FrameKind, root: &Path, change: fn(&mut Sample)) -> Repository
     let folder = |path: &&str| FolderRecord { path: path.as_bytes().to_vec(), mode: 0o700 };
     let folders: Vec<_> = sample.folders.iter().map(folder).collect();
     let summary = serde_json::from_value(sample.summary).expect("a summary");
-    let published = manifest.commit(&folders, &sample.packs, &summary, &cluster.manifest(backup()));
+    let published = manifest.commit(&folders, &sample.packs, &summary);
     published.expect("published").expect("free");
     repository
 }
