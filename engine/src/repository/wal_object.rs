@@ -86,7 +86,7 @@ impl WalObjectWriter {
         owner: WalOwner,
         compression: FrameCompression,
     ) -> Result<Self, Failure> {
-        let mut object = ObjectWriter::begin(&**repository.store(), ObjectKind::Wal, &repository.id())?;
+        let mut object = ObjectWriter::begin(repository, ObjectKind::Wal, &name.object(cluster))?;
         object.compress_with(compression)?;
         Ok(Self {
             repository: repository.clone(),
@@ -139,7 +139,7 @@ impl WalObjectWriter {
         };
         self.object.frame(FrameKind::Summary, &serde_json::to_vec(&summary).expect("a summary is JSON"))?;
         let name = self.name.object(&self.cluster);
-        if self.object.publish(&name)?.is_some() {
+        if self.object.publish()?.is_some() {
             return Ok(WalPublished::New);
         }
         let Some(there) = self.repository.wal_object(&self.cluster, self.name)? else {
@@ -167,7 +167,7 @@ impl Repository {
     /// Where it is damaged, or of another cluster or name.
     pub fn wal_object(&self, cluster: &ClusterName, name: WalName) -> Result<Option<WalObject>, Failure> {
         let object = name.object(cluster);
-        let opened = ObjectReader::open(&**self.store(), &object, ObjectKind::Wal, Some(&self.id()))?;
+        let opened = ObjectReader::open(self, &object, ObjectKind::Wal)?;
         let Some(object) = opened else { return Ok(None) };
         let summary: WalSummary = read_summary(&object)?;
         if summary.cluster != cluster.as_str() || summary.name != name.to_string() {
