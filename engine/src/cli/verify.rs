@@ -46,8 +46,7 @@ fn tell(args: &VerifyArgs, report: &CheckReport) -> anyhow::Result<()> {
         event["event"] = "summary".into();
         print_json(&event);
     }
-    let CheckReport { backups, packs, frames, stored_bytes, bytes, problem_count, problems, seconds } =
-        report;
+    let CheckReport { backups, packs, frames, stored_bytes, bytes, problem_count, problems, .. } = report;
     for problem in problems {
         message::error(problem);
     }
@@ -69,10 +68,13 @@ fn tell(args: &VerifyArgs, report: &CheckReport) -> anyhow::Result<()> {
     if !args.repository.json {
         message::note("repository verified");
         let text = format!(
-            "  backups      {backups}\n  packs        {packs}, {} in {frames} frames, {} unpacked\n  time         {}",
+            "  backups      {backups}\n  packs        {packs}, {} in {frames} frames, {} unpacked\n  WAL          {} in {} files\n  \
+             time         {}",
             human_bytes(*stored_bytes),
             human_bytes(*bytes),
-            human_seconds(*seconds)
+            human_bytes(report.wal_bytes),
+            report.wal_files,
+            human_seconds(report.seconds)
         );
         message::print(&plain(&text));
     }

@@ -27,6 +27,7 @@ mod sealing;
 mod store;
 mod summary;
 mod tree;
+mod wal_check;
 mod wal_names;
 mod wal_object;
 mod writing;

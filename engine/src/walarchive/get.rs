@@ -92,6 +92,15 @@ fn folder_of(target: &Path) -> &Path {
     target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// What the server has of a segment by itself.
+#[derive(Default)]
+struct Here {
+    /// Bytes up to the end of the last whole record.
+    end: u64,
+    /// Whether nothing is missing behind that.
+    is_whole: bool,
+}
+
 struct Getting<'a> {
     config: &'a GetConfig<'a>,
     repository: Repository,
@@ -192,7 +201,8 @@ impl Getting<'_> {
         let names = self.repository.store().list(&cluster.wal_folder(segment.timeline, segment.high))?;
         let own = folder_of(&self.config.target).join(segment.to_string());
         // The server reads what it has itself where the archive has nothing.
-        if !own.exists()
+        let here = self.length_here(&own, system, segment)?;
+        if !here.is_whole
             && !is_standby(folder_of(&self.config.target))
             && let Some(later) = self.first_behind(segment, &names)?
         {
@@ -206,7 +216,7 @@ impl Getting<'_> {
             self.spool.clear();
             return Ok(Got::Absent);
         };
-        if length <= self.length_here(&own, system, segment)? {
+        if length <= here.end {
             self.spool.clear();
             return Ok(Got::Absent);
         }
@@ -237,18 +247,20 @@ impl Getting<'_> {
 
     /// How much of a segment the server has in its own folder of WAL. A restored one would take its place, and what a
     /// standby has told its primary to be durable must not be lost by that.
-    fn length_here(&self, path: &Path, system: u64, segment: SegmentName) -> Result<u64, Failure> {
+    fn length_here(&self, path: &Path, system: u64, segment: SegmentName) -> Result<Here, Failure> {
         let failed = |error| Failure::disk("read", path, error);
         let mut file = match File::open(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Here::default()),
             opened => opened.map_err(failed)?,
         };
-        let Ok(size) = WalSegmentSize::new(file.metadata().map_err(failed)?.len()) else { return Ok(0) };
+        let Ok(size) = WalSegmentSize::new(file.metadata().map_err(failed)?.len()) else {
+            return Ok(Here::default());
+        };
         let mut length = Length::of(system, segment, size);
         let mut piece = vec![0; 256 << 10];
         loop {
             match file.read(&mut piece).map_err(failed)? {
-                0 => return Ok(length.end()),
+                0 => return Ok(Here { end: length.end(), is_whole: length.is_sound() }),
                 read => length.push(&piece[..read]),
             }
         }

@@ -153,6 +153,11 @@ impl Length {
         self.over = self.over || self.checker.push(bytes).is_err();
     }
 
+    /// Whether all bytes that were taken are the log's.
+    pub(super) fn is_sound(&self) -> bool {
+        !self.over
+    }
+
     /// Bytes up to the end of the last whole record.
     pub(super) fn end(&self) -> u64 {
         self.checker.verified().0.saturating_sub(self.start)
