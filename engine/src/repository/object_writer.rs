@@ -33,7 +33,7 @@ impl ObjectWriter {
         sealing: &Sealing,
     ) -> Result<Self, Failure> {
         let builder = ContainerBuilder::new(kind, name, sealing)?;
-        let mut object = store.create()?;
+        let mut object = store.create(name)?;
         object.write(builder.prologue())?;
         let encoder = FrameEncoder::new(COMPRESSION).map_err(|error| Failure::Target(error.to_string()))?;
         Ok(Self { object, name: name.to_owned(), builder, encoder })
@@ -64,9 +64,9 @@ impl ObjectWriter {
 
     /// Ends it and publishes it; `None` where the name is taken.
     pub(super) fn publish(self) -> Result<Option<Built>, Failure> {
-        let Self { mut object, name, builder, .. } = self;
+        let Self { mut object, builder, .. } = self;
         let (end, built) = builder.finish();
         object.write(&end)?;
-        Ok(object.publish(&name)?.then_some(built))
+        Ok(object.publish()?.then_some(built))
     }
 }
