@@ -30,8 +30,7 @@ pub(super) fn check_wal(
     problem: &(dyn Fn(&Failure) + Sync),
     stop: &Stop<Failure>,
 ) -> Result<(), Failure> {
-    let store = repository.store();
-    let top = store.list(&cluster.wal())?;
+    let top = repository.wal_names(&cluster.wal())?;
     let (timelines, files): (Vec<String>, Vec<String>) =
         top.into_iter().partition(|name| hex(name).is_some());
     let check = |folder: &str, names: &[String]| {
@@ -56,11 +55,11 @@ pub(super) fn check_wal(
     for timeline in timelines.iter().filter_map(|name| hex(name)).map(TimelineId) {
         let folder = cluster.wal_timeline(timeline);
         let (highs, strays): (Vec<String>, Vec<String>) =
-            store.list(&folder)?.into_iter().partition(|name| hex(name).is_some());
+            repository.wal_names(&folder)?.into_iter().partition(|name| hex(name).is_some());
         check(&folder, &strays);
         for high in highs.iter().filter_map(|name| hex(name)) {
             let folder = cluster.wal_folder(timeline, high);
-            check(&folder, &store.list(&folder)?);
+            check(&folder, &repository.wal_names(&folder)?);
         }
     }
     if stop.is_thrown() { Err(Failure::Stopped) } else { Ok(()) }

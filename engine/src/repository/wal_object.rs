@@ -161,6 +161,11 @@ pub struct WalObject {
 }
 
 impl Repository {
+    /// The names in a folder of a WAL archive, sorted.
+    pub(crate) fn wal_names(&self, folder: &str) -> Result<Vec<String>, Failure> {
+        Ok(self.store().list(folder)?.into_iter().map(|entry| entry.name).collect())
+    }
+
     /// Opens an object of a cluster's WAL archive; `None` where there is none of that name.
     ///
     /// # Errors

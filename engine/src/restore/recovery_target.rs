@@ -336,7 +336,7 @@ fn kept_at(
         return Ok(Some(object.summary.created));
     }
     let mut last = None;
-    for name in repository.store().list(&cluster.wal_folder(segment.timeline, segment.high))? {
+    for name in repository.wal_names(&cluster.wal_folder(segment.timeline, segment.high))? {
         if let Ok(name @ WalName::Part { segment: of, .. }) = name.parse()
             && of == segment
             && let Some(object) = repository.wal_object(cluster, name)?

@@ -198,7 +198,7 @@ impl Getting<'_> {
     /// A segment that the archive has not, or not whole.
     fn without(&self, segment: SegmentName, system: u64) -> Result<Got, Failure> {
         let cluster = &self.config.cluster;
-        let names = self.repository.store().list(&cluster.wal_folder(segment.timeline, segment.high))?;
+        let names = self.repository.wal_names(&cluster.wal_folder(segment.timeline, segment.high))?;
         let own = folder_of(&self.config.target).join(segment.to_string());
         // The server reads what it has itself where the archive has nothing.
         let here = self.length_here(&own, system, segment)?;
@@ -233,12 +233,12 @@ impl Getting<'_> {
         if let Some(found) = first(names) {
             return Ok(Some(found));
         }
-        let (store, cluster) = (self.repository.store(), &self.config.cluster);
-        let mut folders = store.list(&cluster.wal_timeline(segment.timeline))?;
+        let (store, cluster) = (&self.repository, &self.config.cluster);
+        let mut folders = store.wal_names(&cluster.wal_timeline(segment.timeline))?;
         folders.retain(|folder| u32::from_str_radix(folder, 16).is_ok_and(|high| high > segment.high));
         for folder in folders {
             let high = u32::from_str_radix(&folder, 16).unwrap_or_default();
-            if let Some(found) = first(&store.list(&cluster.wal_folder(segment.timeline, high))?) {
+            if let Some(found) = first(&store.wal_names(&cluster.wal_folder(segment.timeline, high))?) {
                 return Ok(Some(found));
             }
         }

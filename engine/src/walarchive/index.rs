@@ -67,21 +67,21 @@ impl ArchiveIndex {
         cluster: &ClusterName,
         backups: &[BackupSummary],
     ) -> Result<Self, Failure> {
-        let store = repository.store();
+        let store = repository;
         let (mut histories, mut strays, mut timelines) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
         let mut size = backups.first().and_then(|backup| WalSegmentSize::new(backup.wal_segment_size).ok());
-        for name in store.list(&cluster.wal())? {
+        for name in store.wal_names(&cluster.wal())? {
             if let Ok(WalName::History(timeline)) = name.parse() {
                 histories.insert(timeline, history(repository, cluster, timeline)?);
             } else if let Some(timeline) = number(&name).filter(|timeline| *timeline > 0).map(TimelineId) {
                 let mut wal = TimelineWal::default();
-                for folder in store.list(&cluster.wal_timeline(timeline))? {
+                for folder in store.wal_names(&cluster.wal_timeline(timeline))? {
                     let Some(high) = number(&folder) else {
                         strays.push(format!("{}/{folder}", cluster.wal_timeline(timeline)));
                         continue;
                     };
                     let folder = cluster.wal_folder(timeline, high);
-                    let names = store.list(&folder)?;
+                    let names = store.wal_names(&folder)?;
                     if size.is_none() {
                         size = first_size(repository, cluster, &names)?;
                     }

@@ -58,7 +58,7 @@ struct Shared {
 impl Shelf {
     /// The names of a segment's folder.
     pub(super) fn names(&self, segment: SegmentName) -> Result<Vec<String>, Failure> {
-        self.repository.store().list(&self.cluster.wal_folder(segment.timeline, segment.high))
+        self.repository.wal_names(&self.cluster.wal_folder(segment.timeline, segment.high))
     }
 
     /// Begins an object.

@@ -54,14 +54,14 @@ impl WalPlace for StorePlace<'_> {
     ) -> Result<Option<Start>, Failure> {
         let WalStore { repository, cluster, .. } = self.store;
         repository.claim_identity(cluster, facts.system.system_identifier)?;
-        let (size, store) = (facts.segment_size, repository.store());
+        let (size, store) = (facts.segment_size, repository);
         // Of each timeline the last segment: whether it is whole, and where it lies.
         let mut last: Option<(u64, TimelineId, bool)> = None;
-        for timeline in store.list(&cluster.wal())? {
+        for timeline in store.wal_names(&cluster.wal())? {
             let Some(timeline) = hex(&timeline).map(TimelineId) else { continue };
-            let highest = store.list(&cluster.wal_timeline(timeline))?;
+            let highest = store.wal_names(&cluster.wal_timeline(timeline))?;
             for high in highest.iter().rev().filter_map(|high| hex(high)) {
-                let names = store.list(&cluster.wal_folder(timeline, high))?;
+                let names = store.wal_names(&cluster.wal_folder(timeline, high))?;
                 let found = names.iter().filter_map(|name| match name.parse() {
                     Ok(WalName::Segment(segment)) => Some((segment.segment(size)?.number, timeline, true)),
                     Ok(WalName::Part { segment, .. }) => {
