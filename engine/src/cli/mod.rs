@@ -64,7 +64,7 @@ enum Command {
     #[command(name = "receivewal")]
     ReceiveWal(Box<receivewal::ReceiveWalArgs>),
     List(list::ListArgs),
-    Restore(restore::RestoreArgs),
+    Restore(Box<restore::RestoreArgs>),
     Show(list::ShowArgs),
     Verify(verify::VerifyArgs),
     /// Verify a backup against its manifest

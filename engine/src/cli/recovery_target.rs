@@ -70,7 +70,7 @@ impl RecoveryArgs {
         let role = match target {
             _ if self.standby => RecoveryRole::Standby {
                 primary: match self.write_recovery_conf {
-                    true => Some(self.connection.resolve(message::program_name())?),
+                    true => Some(Box::new(self.connection.resolve(message::program_name())?)),
                     false => None,
                 },
                 slot: self.slot.clone(),

@@ -69,7 +69,7 @@ pub enum RecoveryRole {
     /// A standby, which goes on for ever; of this primary, if it is named.
     Standby {
         /// How it reaches the primary.
-        primary: Option<ConnectionSettings>,
+        primary: Option<Box<ConnectionSettings>>,
         /// The slot there.
         slot: Option<String>,
     },
@@ -122,11 +122,11 @@ impl RecoveryPlan {
             let mut summaries = Vec::new();
             for id in repository.backups(cluster)? {
                 let choice = BackupChoice::Id(id);
-                summaries.push((choice, repository.backup(cluster, choice)?.summary.clone()));
+                summaries.push((choice, repository.backup(cluster, choice)?.summary));
             }
             summaries
         } else {
-            vec![(given, repository.backup(cluster, given)?.summary.clone())]
+            vec![(given, repository.backup(cluster, given)?.summary)]
         };
         let known: Vec<BackupSummary> = summaries.iter().map(|(_, summary)| summary.clone()).collect();
         let index = ArchiveIndex::read(repository, cluster, &known)?;
@@ -166,7 +166,7 @@ impl RecoveryPlan {
             path.ok_or_else(|| format!("there is no history of timeline {timeline} in the archive"))?
         };
         let leg = path.iter().find(|leg| leg.timeline == own);
-        if !leg.is_some_and(|leg| leg.end.is_none_or(|left| end <= left)) {
+        if leg.is_none_or(|leg| leg.end.is_some_and(|left| end > left)) {
             return Err(format!(
                 "timeline {timeline} does not lead over backup {name}, which ended at {end} on timeline {own}"
             ));

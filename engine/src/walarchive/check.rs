@@ -79,7 +79,7 @@ pub struct WindowReport {
 pub fn check(repository: &Repository, cluster: &ClusterName) -> Result<ArchiveReport, Failure> {
     let mut backups = Vec::new();
     for id in repository.backups(cluster)? {
-        backups.push(repository.backup(cluster, BackupChoice::Id(id))?.summary.clone());
+        backups.push(repository.backup(cluster, BackupChoice::Id(id))?.summary);
     }
     let index = ArchiveIndex::read(repository, cluster, &backups)?;
     Ok(judge(&index, cluster.as_str(), &backups))
