@@ -124,8 +124,11 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn index(timelines: &[(u32, &[(u64, u64)], &[(u64, u64)])], histories: &[(u32, &str)]) -> ArchiveIndex {
-        let wal = |(timeline, ranges, parts): &(u32, &[(u64, u64)], &[(u64, u64)])| {
+    /// A timeline, its ranges and its parts.
+    type Content<'a> = (u32, &'a [(u64, u64)], &'a [(u64, u64)]);
+
+    fn index(timelines: &[Content<'_>], histories: &[(u32, &str)]) -> ArchiveIndex {
+        let wal = |(timeline, ranges, parts): &Content<'_>| {
             let parts = parts.iter().copied().collect();
             (TimelineId(*timeline), TimelineWal { ranges: ranges.to_vec(), parts })
         };
@@ -165,7 +168,7 @@ mod tests {
     fn across_timelines() {
         // 2 left 1 within segment 4, 3 left 2 at the beginning of 7.
         let histories = [(2, "1\t0/480000\tx\n"), (3, "1\t0/480000\tx\n2\t0/700000\ty\n")];
-        let whole: &[(u32, &[(u64, u64)], &[(u64, u64)])] =
+        let whole: &[Content<'_>] =
             &[(1, &[(2, 4)], &[(4, 50)]), (2, &[(4, 7)], &[]), (3, &[(7, 8)], &[(8, 9)])];
         let all = index(whole, &histories);
         assert_eq!(follow(&all, 3, 1, 2 * MIB), reached(3, 8 * MIB + 9, None));
@@ -176,12 +179,10 @@ mod tests {
         assert_eq!(follow(&all, 3, 1, 4 * MIB + 0x80001), None);
         assert_eq!(all.newest_from(TimelineId(1)), TimelineId(3));
         assert!(all.path(TimelineId(9)).is_none());
-        let first_missing: &[(u32, &[(u64, u64)], &[(u64, u64)])] =
-            &[(1, &[(2, 4)], &[]), (2, &[(5, 7)], &[]), (3, &[(7, 8)], &[])];
+        let first_missing: &[Content<'_>] = &[(1, &[(2, 4)], &[]), (2, &[(5, 7)], &[]), (3, &[(7, 8)], &[])];
         let found = follow(&index(first_missing, &histories), 3, 1, 2 * MIB);
         assert_eq!(found, reached(1, 4 * MIB, Some((2, 4, 4))));
-        let end_missing: &[(u32, &[(u64, u64)], &[(u64, u64)])] =
-            &[(1, &[(2, 3)], &[]), (2, &[(4, 7)], &[]), (3, &[(7, 8)], &[])];
+        let end_missing: &[Content<'_>] = &[(1, &[(2, 3)], &[]), (2, &[(4, 7)], &[]), (3, &[(7, 8)], &[])];
         let found = follow(&index(end_missing, &histories), 3, 1, 2 * MIB);
         assert_eq!(found, reached(1, 3 * MIB, Some((1, 3, 3))));
     }
