@@ -9,6 +9,7 @@
 
 mod cleanup;
 mod config;
+mod databases;
 mod finish;
 mod incremental;
 mod judge;
@@ -27,7 +28,7 @@ pub use crate::pipeline::LimitedBy;
 pub use config::{
     BackupCompression, BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod,
 };
-pub(crate) use finish::{Held, PlainEnd, RECOVERY_SIGNAL, RecoveryFiles, STANDBY_SIGNAL};
+pub(crate) use finish::{Held, PlainEnd, RECOVERY_SIGNAL, RecoveryFiles, STANDBY_SIGNAL, sync_file_systems};
 pub use progress::{Observer, Phase, Progress};
 pub(crate) use recovery::{config_literal, recovery_settings};
 pub use report::{Phases, Report, process_usage};

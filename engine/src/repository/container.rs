@@ -54,6 +54,14 @@ pub enum ObjectKind {
     Identity = 4,
     /// A file of a WAL archive.
     Wal = 5,
+    /// That a run is under way, and what it relies on.
+    Lease = 6,
+    /// That a backup is to be kept.
+    Pin = 7,
+    /// In a manifest's place: there will never be a backup of this name.
+    Fence = 8,
+    /// That nobody may begin to rely on a backup.
+    Condemned = 9,
 }
 
 impl ObjectKind {
@@ -506,7 +514,7 @@ mod tests {
                 for (frame, (_, plain)) in found.iter().zip(&frames) {
                     let from = usize::try_from(frame.offset).expect("small");
                     prop_assert_eq!(frame.stored as usize, plain.len() + beside);
-                    prop_assert_eq!(&bytes[from..from + plain.len()] == &plain[..], beside == 0);
+                    prop_assert_eq!(bytes[from..from + plain.len()] == plain[..], beside == 0);
                     prop_assert_eq!(frame.hash, *blake3::hash(plain).as_bytes());
                 }
             }

@@ -27,11 +27,12 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    pub(super) fn open(
+    /// Opens a manifest and reads its summary only.
+    pub(super) fn open_summary(
         repository: &Repository,
         cluster: &ClusterName,
         id: BackupId,
-    ) -> Result<Option<Self>, Failure> {
+    ) -> Result<Option<(ObjectReader, BackupSummary)>, Failure> {
         let name = cluster.manifest(id);
         let Some(object) = ObjectReader::open(repository, &name, ObjectKind::Manifest)? else {
             return Ok(None);
@@ -41,6 +42,16 @@ impl Manifest {
             let what = format!("it is backup {} of cluster \"{}\"", summary.backup, summary.cluster);
             return Err(RepositoryError::damaged(&name, what).into());
         }
+        Ok(Some((object, summary)))
+    }
+
+    pub(super) fn open(
+        repository: &Repository,
+        cluster: &ClusterName,
+        id: BackupId,
+    ) -> Result<Option<Self>, Failure> {
+        let Some((object, summary)) = Self::open_summary(repository, cluster, id)? else { return Ok(None) };
+        let name = cluster.manifest(id);
         let damaged = |what: String| Failure::from(RepositoryError::damaged(&name, what));
         let mut oids: Vec<_> = summary.tablespaces.iter().map(|tablespace| tablespace.oid).collect();
         if let Some(oid) = first_twice(&mut oids) {
@@ -59,6 +70,10 @@ impl Manifest {
             return Err(damaged(format!("pack {pack} comes twice in its table")));
         }
         drop(ids);
+        if usize::from(summary.folder_owner) > summary.owners.len() {
+            let (owner, known) = (summary.folder_owner, summary.owners.len());
+            return Err(damaged(format!("the data directory is of owner {owner} of {known}")));
+        }
         let (repository, cluster) = (repository.clone(), cluster.clone());
         Ok(Some(Self { object, summary, packs, repository, cluster }))
     }
@@ -73,8 +88,14 @@ impl Manifest {
     ///
     /// # Errors
     /// Where the manifest is damaged, or what `visit` failed with.
-    pub fn each_folder(&self, visit: impl FnMut(FolderRecord) -> Result<(), Failure>) -> Result<(), Failure> {
-        each_record(&self.object, FrameKind::Folders, FolderRecord::decode, visit)
+    pub fn each_folder(
+        &self,
+        mut visit: impl FnMut(FolderRecord) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        each_record(&self.object, FrameKind::Folders, FolderRecord::decode, |folder| {
+            self.check_owner(folder.owner, &folder.path)?;
+            visit(folder)
+        })
     }
 
     /// Hands out every file, as they arrived.
@@ -85,12 +106,22 @@ impl Manifest {
         let mut files = 0;
         each_record(&self.object, FrameKind::Files, FileRecord::decode, |file| {
             files += 1;
+            self.check_owner(file.owner, &file.path)?;
             visit(file)
         })?;
         if files == self.summary.files {
             return Ok(());
         }
         let what = format!("it lists {files} files, expected {} by its summary", self.summary.files);
+        Err(RepositoryError::damaged(self.object.name(), what).into())
+    }
+
+    fn check_owner(&self, owner: u16, path: &[u8]) -> Result<(), Failure> {
+        let known = self.summary.owners.len();
+        if usize::from(owner) <= known {
+            return Ok(());
+        }
+        let what = format!("\"{}\" is of owner {owner} of {known}", path.escape_ascii());
         Err(RepositoryError::damaged(self.object.name(), what).into())
     }
 
@@ -135,6 +166,14 @@ impl Manifest {
         }
         Ok(object)
     }
+}
+
+/// Hands out every record of a manifest's table of packs, without a table of its own.
+pub(super) fn each_pack(
+    object: &ObjectReader,
+    visit: impl FnMut(PackRecord) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    each_record(object, FrameKind::Packs, PackRecord::decode, visit)
 }
 
 /// The first that comes twice, once they are sorted.

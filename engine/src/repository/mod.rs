@@ -13,16 +13,23 @@ mod cipher;
 mod codec;
 mod container;
 mod error;
+mod frame_index;
+mod frame_sort;
 mod identity;
+mod known_frames;
 mod local;
 mod manifest;
 mod names;
 mod object_reader;
 mod object_writer;
 mod open_packs;
+mod owners;
 mod pack_ledger;
+mod paths;
 mod place;
 mod records;
+mod retention;
+mod reuse;
 mod sealing;
 mod store;
 mod summary;
@@ -45,19 +52,28 @@ pub use manifest::Manifest;
 pub use names::{BackupId, ClusterName, InvalidName, PackId};
 pub use object_reader::ObjectReader;
 pub use open_packs::OpenPacks;
+pub use owners::OwnerTable;
 pub use pack_ledger::PackLedger;
+pub(crate) use paths::{PathShare, shares};
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
+pub use retention::{
+    ExpireConfig, ExpireReport, Expired, KeptBackup, Lease, LeaseHolder, LeaseSummary, Pin, PinSummary,
+    Purpose, Reason, RemovedBackup, RetentionRules, Standing, expire, pin, pins, unpin,
+};
+pub use reuse::{Reuse, ReuseConfig, ReuseFrom, ReuseReader};
 pub use sealing::Sealing;
 pub use store::{Entry, NewObject, Object, PackPlace, Requests, Store, Upload, Uploads};
-pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
+pub use summary::{
+    BackupSummary, DatabaseSummary, HeadSummary, IdentitySummary, KeySlot, OwnerSummary, TablespaceSummary,
+};
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;
 pub use wal_names::{InvalidWalName, SegmentName, WalName};
 pub use wal_object::{WalObject, WalSummary};
 pub(crate) use wal_object::{WalObjectWriter, WalOwner, WalPublished};
 pub(crate) use writing::{BackupFacts, RepositoryWriting};
-pub use writing::{RepositoryDestination, StoredBackup};
+pub use writing::{PACK_SIZE, RepositoryDestination, StoredBackup};
 
 use crate::failure::Failure;
 

@@ -118,7 +118,8 @@ impl RecoveryPlan {
         cluster: &ClusterName,
         given: BackupChoice,
     ) -> Result<PreparedRecovery, Failure> {
-        let summaries = if self.chooses_backup {
+        // An interrupted restore goes on with the backup that it began with.
+        let summaries = if self.chooses_backup && given == BackupChoice::Latest {
             let mut summaries = Vec::new();
             for id in repository.backups(cluster)? {
                 let choice = BackupChoice::Id(id);

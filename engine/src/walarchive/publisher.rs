@@ -36,7 +36,7 @@ pub(super) struct Shelf {
 /// Something that is done once everything before it is.
 pub(super) enum Job {
     /// A segment is whole. Its parts, if there are any, are of no use any more.
-    Whole { object: WalObjectWriter, segment: SegmentName, has_parts: bool, end: Lsn },
+    Whole { object: Box<WalObjectWriter>, segment: SegmentName, has_parts: bool, end: Lsn },
     /// Bytes of a segment that is not whole, behind its byte `from`.
     Part { segment: SegmentName, from: u32, bytes: Vec<u8>, end: Lsn },
     /// Tells that everything before is done.

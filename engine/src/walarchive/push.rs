@@ -99,6 +99,8 @@ pub fn push(config: &PushConfig, warn: &dyn Fn(&str)) -> Result<PushReport, Fail
         warn(&format!("not taken along: {failure}"));
     }
     let was_there = own? == WalPublished::Same;
+    // A first backup of another system may have taken the name before the first of our WAL was there.
+    config.repository.claim_identity(&config.cluster, wal.system_identifier)?;
     let mut along = along.into_inner().unwrap_or_else(PoisonError::into_inner);
     along.sort_unstable();
     let seconds = began.elapsed().as_secs_f64();

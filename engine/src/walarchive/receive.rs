@@ -249,7 +249,12 @@ impl WalSink for StoreWriter {
             bytes = later;
             if let Some(open) = self.open.take_if(|open| open.filled == self.size.bytes()) {
                 let OpenSegment { object, segment, has_parts, .. } = open;
-                self.held.push_back(Job::Whole { object, segment, has_parts, end: self.written });
+                self.held.push_back(Job::Whole {
+                    object: Box::new(object),
+                    segment,
+                    has_parts,
+                    end: self.written,
+                });
                 self.asked = self.written;
             }
         }

@@ -17,12 +17,12 @@ pub(super) struct CheckArgs {
     repository: RepositoryArgs,
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
-    cluster: ClusterName,
+    cluster: Option<ClusterName>,
 }
 
 /// Does what the arguments ask. Failures are told here, and once; the exit status tells of problems.
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
-    let outcome = args.repository.open().and_then(|repository| Ok(check(&repository, &args.cluster)?));
+    let outcome = look(args);
     let problems = outcome.as_ref().map_or(0, |report| report.problems.len());
     args.repository.tell(outcome, |report| {
         print_lines(&words(report));
@@ -35,6 +35,11 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         bail!("{problems} problems");
     }
     Ok(())
+}
+
+fn look(args: &CheckArgs) -> anyhow::Result<ArchiveReport> {
+    let cluster = args.repository.cluster(args.cluster.as_ref())?;
+    Ok(check(&args.repository.open_of(Some(&cluster))?, &cluster)?)
 }
 
 fn words(report: &ArchiveReport) -> String {

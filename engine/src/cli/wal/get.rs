@@ -26,7 +26,7 @@ pub(super) struct GetArgs {
     repository: RepositoryArgs,
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
-    cluster: ClusterName,
+    cluster: Option<ClusterName>,
     /// The file's name (%f)
     #[arg(value_name = "NAME")]
     name: String,
@@ -77,16 +77,17 @@ fn stop_recovery_on_panic() {
 }
 
 fn attempt(args: &GetArgs) -> anyhow::Result<Got> {
-    let store = args.repository.store()?;
+    let cluster = args.repository.cluster(args.cluster.as_ref())?;
+    let store = args.repository.store_of(Some(&cluster))?;
     let config = GetConfig {
         open: &|| {
-            args.repository.open().map_err(|error| match error.downcast::<Failure>() {
+            args.repository.open_of(Some(&cluster)).map_err(|error| match error.downcast::<Failure>() {
                 Ok(failure) => failure,
                 Err(error) => Failure::Target(format!("{error:#}")),
             })
         },
         address: store.address(),
-        cluster: args.cluster.clone(),
+        cluster: cluster.clone(),
         name: args.name.clone(),
         target: args.path.clone(),
         spool: args.spool.clone(),

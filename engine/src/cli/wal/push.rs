@@ -23,7 +23,7 @@ pub(super) struct PushArgs {
     repository: RepositoryArgs,
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
-    cluster: ClusterName,
+    cluster: Option<ClusterName>,
     /// The file (%p)
     #[arg(value_name = "PATH")]
     path: PathBuf,
@@ -55,9 +55,10 @@ pub(super) fn run(args: &PushArgs) -> anyhow::Result<()> {
 
 fn attempt(args: &PushArgs) -> anyhow::Result<PushReport> {
     let jobs = args.jobs.map_or(cores().clamp(1, 8), usize::from);
+    let cluster = args.repository.cluster(args.cluster.as_ref())?;
     let config = PushConfig {
-        repository: args.repository.open()?,
-        cluster: args.cluster.clone(),
+        repository: args.repository.open_of(Some(&cluster))?,
+        cluster,
         path: args.path.clone(),
         data_directory: args.pgdata.clone(),
         compression: parse_compression(&args.compress)?,

@@ -28,7 +28,7 @@ pub(super) struct ReceiveArgs {
     repository: RepositoryArgs,
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
-    cluster: ClusterName,
+    cluster: Option<ClusterName>,
     /// Replication slot to use
     #[arg(short = 'S', long, value_name = "SLOTNAME")]
     slot: Option<String>,
@@ -75,9 +75,10 @@ impl ReceiveArgs {
         if self.slot.as_deref() == Some("") {
             bail!("the replication slot has no name");
         }
+        let cluster = self.repository.cluster(self.cluster.as_ref())?;
         Ok(WalStore {
-            repository: self.repository.open()?,
-            cluster: self.cluster.clone(),
+            repository: self.repository.open_of(Some(&cluster))?,
+            cluster,
             compression: parse_compression(&self.compress)?,
             slot: self.slot.clone(),
             end: self.endpos,
