@@ -287,6 +287,7 @@ fn restore_config(repo: &Path, target: &Path) -> Result<RestoreConfig, Failure> 
         backup: BackupChoice::Latest,
         target: target.to_owned(),
         tablespace_mapping: Vec::new(),
+        recovery: None,
         options: RestoreOptions::default(),
         resources: RestoreResources::for_cores(2),
     })

@@ -124,13 +124,7 @@ impl BackupArgs {
         let configuration = self.repository.configuration()?;
         let section = configuration.cluster(&cluster);
         let configured = section.and_then(|section| section.compress.as_deref());
-        let compress = self.compress.as_deref().or(configured).unwrap_or(COMPRESS);
-        let request = CompressionRequest::parse(compress);
-        if request.side.is_some() {
-            bail!("invalid compression \"{compress}\", expected zstd:LEVEL, lz4 or none");
-        }
-        let compression = FrameCompression::from_spec(request.specification()?.as_ref())
-            .map_err(|error| anyhow!("invalid compression \"{compress}\": {error}"))?;
+        let compression = parse_compression(self.compress.as_deref().or(configured).unwrap_or(COMPRESS))?;
         let conninfo =
             section.and_then(|section| section.conninfo.as_ref()).map(|text| text.get_ref().as_str());
         let mut resources = Resources::for_cores(cores());
@@ -174,6 +168,16 @@ impl BackupArgs {
             resources,
         })
     }
+}
+
+/// What frames are compressed with.
+pub(super) fn parse_compression(text: &str) -> anyhow::Result<FrameCompression> {
+    let request = CompressionRequest::parse(text);
+    if request.side.is_some() {
+        bail!("invalid compression \"{text}\", expected zstd:LEVEL, lz4 or none");
+    }
+    FrameCompression::from_spec(request.specification()?.as_ref())
+        .map_err(|error| anyhow!("invalid compression \"{text}\": {error}"))
 }
 
 /// Does what the arguments ask. Failures are told here, and once.

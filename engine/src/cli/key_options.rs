@@ -44,6 +44,27 @@ impl KeyOptions {
     }
 }
 
+impl KeyOptions {
+    /// The options with which another process, in another folder and environment, finds the same key: its file's whole
+    /// path. A passphrase that the environment holds has none.
+    pub(super) fn words(&self) -> anyhow::Result<Vec<String>> {
+        let (option, path) = match (&self.key_file, &self.passphrase_file) {
+            (Some(path), _) => ("--key-file", path.clone()),
+            (None, Some(path)) => ("--passphrase-file", path.clone()),
+            (None, None) => match variable("PGSTRATA_KEY_FILE") {
+                Some(path) => ("--key-file", path.into()),
+                None => return Ok(Vec::new()),
+            },
+        };
+        let whole = std::path::absolute(&path)?.into_os_string().into_string();
+        let whole = whole.map_err(|path| {
+            let path = Path::new(&path).display().to_string();
+            anyhow!("the path of the key is no text: \"{path}\"\nHINT: move it.")
+        })?;
+        Ok(vec![option.into(), whole])
+    }
+}
+
 /// What one of two options names.
 pub(super) fn from_files(key: Option<&Path>, passphrase: Option<&Path>) -> anyhow::Result<Option<Secret>> {
     Ok(match (key, passphrase) {

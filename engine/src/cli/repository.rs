@@ -65,6 +65,14 @@ impl RepositoryArgs {
         }
     }
 
+    /// The options with which another run comes to the same repository at `address`. No secret is among them: of keys
+    /// only files are named.
+    pub(super) fn words(&self, address: &str) -> anyhow::Result<Vec<String>> {
+        let mut words = vec!["--repo".into(), address.to_owned()];
+        words.extend(self.key.words()?);
+        Ok(words)
+    }
+
     /// Opens the repository of a cluster's backups. Asks for a passphrase where one is needed and can be asked for.
     pub(super) fn open_of(&self, cluster: Option<&ClusterName>) -> anyhow::Result<Repository> {
         let secret = self.secret()?;

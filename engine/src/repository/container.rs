@@ -52,6 +52,8 @@ pub enum ObjectKind {
     Manifest = 3,
     /// Whose backups a cluster's are.
     Identity = 4,
+    /// A file of a WAL archive.
+    Wal = 5,
     /// That a run is under way, and what it relies on.
     Lease = 6,
     /// That a backup is to be kept.

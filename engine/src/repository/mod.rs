@@ -39,6 +39,9 @@ mod secret;
 mod store;
 mod summary;
 mod tree;
+mod wal_check;
+mod wal_names;
+mod wal_object;
 mod writing;
 
 pub use catalogue::Placed;
@@ -76,6 +79,9 @@ pub use summary::{
 };
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;
+pub use wal_names::{InvalidWalName, SegmentName, WalName};
+pub use wal_object::{WalObject, WalSummary};
+pub(crate) use wal_object::{WalObjectWriter, WalOwner, WalPublished};
 pub(crate) use writing::{BackupFacts, RepositoryWriting};
 pub use writing::{PACK_SIZE, RepositoryDestination, StoredBackup};
 

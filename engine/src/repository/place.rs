@@ -239,7 +239,9 @@ impl Repository {
 }
 
 /// Reads the frame that says what an object is about.
-pub(super) fn read_summary<T: serde::de::DeserializeOwned>(object: &ObjectReader) -> Result<T, Failure> {
+pub(in crate::repository) fn read_summary<T: serde::de::DeserializeOwned>(
+    object: &ObjectReader,
+) -> Result<T, Failure> {
     let number = object.of_kind(FrameKind::Summary).last();
     let number = number.ok_or_else(|| RepositoryError::damaged(object.name(), "it has no summary"))?;
     let mut decoder = FrameDecoder::new().map_err(|error| Failure::Target(error.to_string()))?;

@@ -105,6 +105,7 @@ fn restore(repository: &Repository, target: &Path) -> Result<(), String> {
         backup: BackupChoice::Latest,
         target: target.to_owned(),
         tablespace_mapping: Vec::new(),
+        recovery: None,
         options: RestoreOptions::default(),
         resources: RestoreResources::for_cores(1),
     };
