@@ -74,7 +74,7 @@ fn restore(
         // An old cluster is not given up for a backup that is not there.
         check_packs(config, &manifest, &mut problems)?;
     }
-    refusal(problems)?;
+    refusal(&problems)?;
     let (summary, base) = (&manifest.summary, &config.target);
     if !reuses {
         claims.claim(base, summary.folder_mode & 0o777)?;
