@@ -12,8 +12,8 @@ use pgstrata::basebackup::{
 use pgstrata::connect::{ConnectionSettings, GivenSettings, Surroundings};
 use pgstrata::failure::Failure;
 use pgstrata::repository::{
-    BackupChoice, CheckConfig, CheckReport, FrameCompression, LocalStore, Repository, RepositoryDestination,
-    check,
+    BackupChoice, CheckConfig, CheckReport, FrameCompression, LocalStore, PACK_SIZE, Repository,
+    RepositoryDestination, ReuseConfig, ReuseFrom, check,
 };
 use pgstrata::restore::{RestoreConfig, RestoreOptions, RestoreReport, RestoreResources, run as run_restore};
 use pgstrata::ring::{FaultKind, FaultPlan};
@@ -36,6 +36,11 @@ fn command(name: &str, repo: &Path) -> Invocation {
 
 fn backup(source: &Source, repo: &Path) -> Invocation {
     command("backup", repo).args(["--cluster", "main", "-c", "fast", "--json", "-d", &source.conninfo()])
+}
+
+/// A backup that stores everything.
+fn anew(source: &Source, repo: &Path) -> Invocation {
+    backup(source, repo).args(["--reuse", "none"])
 }
 
 /// A restore whose tablespaces go beside the copy.
@@ -103,8 +108,12 @@ fn what_goes_in_comes_out() {
         let ledger = writer.stop();
         assert!(first["files_verified"].as_u64().unwrap() > 900, "{first}");
         assert_eq!(first["durable"], true);
-        let second = backup(&source, &repo).args(["--compress", "lz4"]).run().expect_success().json_summary();
-        let third = backup(&source, &repo).args(["-Z", "none", "--check-pages"]).run();
+        let second = backup(&source, &repo)
+            .args(["--reuse", "none", "--compress", "lz4"])
+            .run()
+            .expect_success()
+            .json_summary();
+        let third = backup(&source, &repo).args(["--reuse", "none", "-Z", "none", "--check-pages"]).run();
         let third = third.expect_success().json_summary();
         let stored = |summary: &Value| summary["stored"]["bytes"].as_u64().unwrap();
         assert!(stored(&first) < stored(&third) && stored(&second) < stored(&third));
@@ -417,7 +426,7 @@ fn a_backup_that_dies_leaves_the_others_and_itself_nowhere() {
     let packs = repo.join("clusters/main/packs");
     let before = names(&packs);
     for signal in [Signal::TERM, Signal::KILL] {
-        let running = backup(&source, &repo).args(["-r", "4M"]).spawn();
+        let running = anew(&source, &repo).args(["-r", "4M"]).spawn();
         harness::wait_until("the next backup's first pack", || names(&packs).len() > before.len());
         running.signal(signal);
         running.wait().expect_killed_by(signal);
@@ -435,20 +444,29 @@ fn a_backup_that_dies_leaves_the_others_and_itself_nowhere() {
     expect_verified(&copy, 15);
     harness::compare(&source, &source.boot(&copy));
 
-    // Data that the server finds damaged is no evidence here: neither its packs stay nor its WAL.
-    let state = || [names(&packs), names(&repo.join("clusters/main/backups")), names(&repo.join("staging"))];
-    let before = state();
+    // Data that the server finds damaged is no evidence here: its WAL does not stay. Its complete packs do, as after any
+    // failure, and make no backup.
+    let state = || [names(&repo.join("clusters/main/backups")), names(&repo.join("staging"))];
+    let (before, packs_before) = (state(), names(&packs));
     source.corrupt_page("bulk.large", 3);
-    backup(&source, &repo).run().expect_failure().expect_stderr("checksum error occurred");
+    let refused = anew(&source, &repo).run();
+    refused.expect_failure().expect_stderr("checksum error occurred").expect_stderr("are kept");
     assert_eq!(state(), before);
+    let after = names(&packs);
+    let new: Vec<_> = after.iter().filter(|name| !packs_before.contains(name)).collect();
+    assert!(!new.is_empty());
+    for name in new {
+        assert!(fs::read(packs.join(name)).unwrap().ends_with(b"ATARTSGP"), "{name} is not complete");
+    }
+    command("verify", &repo).run().expect_success();
 }
 
-/// Hears nothing that it would want to hear.
+/// Hears nothing that it would want to hear, but for what a failed backup leaves.
 struct Silence;
 
 impl Observer for Silence {
     fn warning(&self, text: &str) {
-        panic!("{text}");
+        assert!(text.contains("are kept: the next backup"), "{text}");
     }
 
     fn note(&self, _: &str) {}
@@ -474,6 +492,8 @@ fn faulty_backup(conninfo: &str, repo: &Path, faults: Option<FaultPlan>) -> Resu
             repository: open(repo)?,
             cluster: "main".parse().unwrap(),
             compression: FrameCompression::Lz4,
+            pack_size: PACK_SIZE,
+            reuse: ReuseConfig { from: ReuseFrom::Nothing, ..ReuseConfig::default() },
         }),
         compression: None,
         wal: WalMethod::None,
@@ -523,13 +543,7 @@ fn every_operation_of_the_ring_may_fail() {
     let server = FakeServer::start(Script::version(18).answer("BASE_BACKUP", fake.reply()));
     let short_and_late = FaultPlan::new(1).short_writes().reorder();
     faulty_backup(&server.conninfo(), &repo, Some(short_and_late.clone())).expect("only late");
-    let state = |repo: &Path| {
-        [
-            names(&repo.join("clusters/main/backups")),
-            names(&repo.join("clusters/main/packs")),
-            names(&repo.join("staging")),
-        ]
-    };
+    let state = |repo: &Path| [names(&repo.join("clusters/main/backups")), names(&repo.join("staging"))];
     let before = state(&repo);
     for kind in [FaultKind::Write, FaultKind::Sync] {
         let count = short_and_late.seen(kind);

@@ -1,6 +1,7 @@
 //! A run whose backup goes to a repository: how it begins there, and the commit.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use pgstrata_protocol::replication::BackupPosition;
 
@@ -40,7 +41,9 @@ impl Run<'_> {
         archives: &[Archive],
     ) -> Result<Outputs, Failure> {
         let system = facts.system.system_identifier;
-        let writing = RepositoryWriting::begin(destination, system, archives, self.stop)?;
+        let observer = Arc::clone(self.observer);
+        let tell = Box::new(move |text: &str| observer.warning(text));
+        let writing = RepositoryWriting::begin(destination, system, archives, tell, self.stop)?;
         claims.claim(writing.staging(), STAGING_MODE)?;
         Ok(Outputs::Repository(Box::new(writing)))
     }
@@ -82,6 +85,9 @@ impl Run<'_> {
         let staging = writing.staging().to_owned();
         let sizes = (self.buffers_behind(), resources.buffer_size);
         let stored = writing.commit(&facts, layout, sizes, files, manifest, self.stop)?;
+        for refused in &stored.refused {
+            self.observer.warning(&format!("stored anew what an older pack should have held: {refused}"));
+        }
         // The backup is there; what is left of its way to it is no reason to call it failed.
         if let Err(error) = std::fs::remove_dir_all(&staging) {
             let failure = Failure::disk("remove", &staging, error);

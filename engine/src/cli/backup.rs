@@ -16,7 +16,10 @@ use super::repository::{RepositoryArgs, cores};
 use super::run_basebackup::{Shown, with_password};
 use super::summary::summary;
 use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod};
-use crate::repository::{ClusterName, FrameCompression, RepositoryDestination};
+use crate::repository::{ClusterName, FrameCompression, RepositoryDestination, ReuseConfig, ReuseFrom};
+
+/// What frames are compressed with unless something else is said.
+const COMPRESS: &str = "zstd:1";
 
 /// Take a backup of a running PostgreSQL server into a repository
 #[derive(Debug, Args)]
@@ -26,19 +29,13 @@ pub(super) struct BackupArgs {
     repository: RepositoryArgs,
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
-    cluster: ClusterName,
+    cluster: Option<ClusterName>,
     /// Where the data comes from
     #[arg(long, value_name = "stream", default_value = "stream")]
     source: String,
-    /// Compress with zstd:LEVEL, lz4 or none
-    #[arg(
-        short = 'Z',
-        long,
-        value_name = "METHOD[:LEVEL]",
-        default_value = "zstd:1",
-        allow_hyphen_values = true
-    )]
-    compress: String,
+    /// Compress with zstd:LEVEL, lz4 or none; zstd:1 unless the configuration file says otherwise
+    #[arg(short = 'Z', long, value_name = "METHOD[:LEVEL]", allow_hyphen_values = true)]
+    compress: Option<String>,
     /// Maximum transfer rate to transfer data directory (in kB/s, or use suffix "k" or "M")
     #[arg(short = 'r', long, value_name = "RATE")]
     max_rate: Option<String>,
@@ -59,12 +56,23 @@ pub(super) struct BackupArgs {
     #[arg(long)]
     check_pages: bool,
 
+    /// What to refer to instead of storing it again: the newest backup's packs and those that interrupted backups have left (all), the newest backup's, or nothing
+    #[arg(long, value_name = "all|backup|none", default_value = "all")]
+    #[arg(value_parser = ["all", "backup", "none"])]
+    reuse: String,
+
     /// Disk back end
     #[arg(long, value_enum, default_value = "auto", help_heading = "Engine options")]
     io: IoArg,
     /// Memory for buffers, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u16).range(8..=16384), help_heading = "Engine options")]
     buffers: u16,
+    /// Memory for finding content that is stored already, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=16384), help_heading = "Engine options")]
+    dedup_memory: u16,
+    /// Size at which a pack is ended, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Engine options")]
+    pack_size: u16,
     /// Threads that verify, hash and compress
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Engine options")]
     workers: Option<u16>,
@@ -91,24 +99,40 @@ impl BackupArgs {
                 self.source
             );
         }
-        let request = CompressionRequest::parse(&self.compress);
+        let cluster = self.repository.cluster(self.cluster.as_ref())?;
+        let configuration = self.repository.configuration()?;
+        let section = configuration.cluster(&cluster);
+        let configured = section.and_then(|section| section.compress.as_deref());
+        let compress = self.compress.as_deref().or(configured).unwrap_or(COMPRESS);
+        let request = CompressionRequest::parse(compress);
         if request.side.is_some() {
-            bail!("invalid compression \"{}\", expected zstd:LEVEL, lz4 or none", self.compress);
+            bail!("invalid compression \"{compress}\", expected zstd:LEVEL, lz4 or none");
         }
         let compression = FrameCompression::from_spec(request.specification()?.as_ref())
-            .map_err(|error| anyhow!("invalid compression \"{}\": {error}", self.compress))?;
+            .map_err(|error| anyhow!("invalid compression \"{compress}\": {error}"))?;
+        let conninfo =
+            section.and_then(|section| section.conninfo.as_ref()).map(|text| text.get_ref().as_str());
         let mut resources = Resources::for_cores(cores());
         resources.io = self.io.mode();
         resources.buffers = ((usize::from(self.buffers) << 20) / resources.buffer_size).max(16);
         // A lane hashes and compresses here.
         resources.workers = self.workers.map_or(cores().clamp(1, 16), usize::from);
         let destination = RepositoryDestination {
-            repository: self.repository.open()?,
-            cluster: self.cluster.clone(),
+            repository: self.repository.open_of(Some(&cluster))?,
+            cluster,
             compression,
+            pack_size: u64::from(self.pack_size) << 20,
+            reuse: ReuseConfig {
+                from: match self.reuse.as_str() {
+                    "none" => ReuseFrom::Nothing,
+                    "backup" => ReuseFrom::Backup,
+                    _ => ReuseFrom::All,
+                },
+                memory: usize::from(self.dedup_memory) << 20,
+            },
         };
         Ok(BaseBackupConfig {
-            connection: self.connection.resolve(message::program_name())?,
+            connection: self.connection.resolve_with(conninfo, message::program_name())?,
             destination: Destination::Repository(destination),
             incremental: None,
             compression: None,
@@ -155,6 +179,13 @@ pub(super) fn run(args: &BackupArgs) -> anyhow::Result<()> {
             if let Some(stored) = stored {
                 let bytes = human_bytes(stored.bytes);
                 message::print(&format!("  stored       {bytes} in {} packs", stored.packs));
+                let reused = [
+                    (stored.reused_bytes, "the newest backup"),
+                    (stored.resumed_bytes, "interrupted backups"),
+                ];
+                for (bytes, of) in reused.into_iter().filter(|(bytes, _)| *bytes > 0) {
+                    message::print(&format!("  reused       {} of {of}", human_bytes(bytes)));
+                }
             }
         }
         Err(error) => args.repository.tell_error(error),

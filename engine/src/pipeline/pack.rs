@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crossbeam::channel::Sender;
 
@@ -19,11 +19,9 @@ use crate::buffer::BufferPool;
 use crate::failure::Failure;
 use crate::repository::{
     BLOCK, ClusterName, ContainerBuilder, EXTENTS_MAX, Extent, FileRecord, FrameCompression, FrameEncoder,
-    FrameKind, ObjectKind, PACK_FRAMES_MAX, PackId, PackLedger, Placed, Sealing, Uploads,
+    FrameKind, ObjectKind, PACK_FRAMES_MAX, PackId, PackLedger, Placed, Reuse, ReuseReader, Sealing, Uploads,
 };
 
-/// A pack of so many bytes is ended.
-const PACK_SIZE: u64 = 64 << 20;
 /// Packs are the cluster's data.
 const PACK_MODE: u32 = 0o600;
 
@@ -38,10 +36,14 @@ pub struct Packing {
     pub cluster: ClusterName,
     /// The folder they are written to.
     pub folder: Arc<Folder>,
+    /// A pack of so many bytes is ended.
+    pub pack_size: u64,
     /// Where they are sent instead, if they are; that folder is for messages then.
     pub uploads: Option<Arc<dyn Uploads>>,
     /// Their numbers, and what is in them.
     pub packs: Arc<PackLedger>,
+    /// What older packs hold, once that is known.
+    pub reuse: Arc<OnceLock<Reuse>>,
     /// Where records of placed files go.
     pub placed: Sender<Placed>,
     /// Buffers for packed bytes; of the same size as the others.
@@ -53,12 +55,15 @@ pub(super) struct FramePacker {
     packing: Packing,
     pool: BufferPool,
     encoder: FrameEncoder,
+    older: ReuseReader,
     open: Option<OpenPack>,
     member: Option<OpenMember>,
 }
 
 struct OpenPack {
     id: PackId,
+    /// Its place in the table.
+    place: u32,
     builder: ContainerBuilder,
     packer: Packer,
 }
@@ -88,7 +93,7 @@ impl std::fmt::Debug for FramePacker {
 impl FramePacker {
     pub(super) fn new(packing: Packing, pool: BufferPool) -> Result<Self, Failure> {
         let encoder = FrameEncoder::new(packing.compression).map_err(|error| no_memory(&error))?;
-        Ok(Self { packing, pool, encoder, open: None, member: None })
+        Ok(Self { packing, pool, encoder, older: ReuseReader::default(), open: None, member: None })
     }
 
     /// Places a chunk, and the files within it.
@@ -119,11 +124,11 @@ impl FramePacker {
 
     /// Ends the pack that is being filled.
     pub(super) fn finish(&mut self, outlet: &mut Outlet<'_>) -> Result<(), Failure> {
-        let Some(OpenPack { id, builder, mut packer }) = self.open.take() else { return Ok(()) };
+        let Some(OpenPack { id, place, builder, mut packer }) = self.open.take() else { return Ok(()) };
         let (end, built) = builder.finish();
         packer.write(&end, outlet)?;
         packer.finish(outlet)?;
-        self.packing.packs.end(id, &built);
+        self.packing.packs.end(place, id, &built);
         Ok(())
     }
 
@@ -132,10 +137,15 @@ impl FramePacker {
         let hash = *blake3::hash(plain).as_bytes();
         // Shared frames break a map into more extents, of which it has only so many.
         let may_share = self.member.as_ref().is_none_or(|open| open.map.len() < EXTENTS_MAX / 4);
-        if let Some((pack, frame)) = self.packing.packs.find(&hash).filter(|_| may_share) {
-            return Ok(Place { pack, frame, length });
+        if may_share {
+            let Packing { packs, reuse, .. } = &self.packing;
+            let older = |reuse: &Reuse| reuse.find(&hash, length, packs, &mut self.older);
+            if let Some((pack, frame)) = packs.find(&hash).or_else(|| reuse.get().and_then(older)) {
+                return Ok(Place { pack, frame, length });
+            }
         }
-        if self.open.as_ref().is_some_and(OpenPack::is_full) {
+        let most = self.packing.pack_size;
+        if self.open.as_ref().is_some_and(|open| open.is_full(most)) {
             self.finish(outlet)?;
         }
         let open = match &mut self.open {
@@ -145,15 +155,15 @@ impl FramePacker {
         let framed = open.builder.frame(&mut self.encoder, FrameKind::Data, plain, hash);
         let (frame, stored) = framed.map_err(|error| no_memory(&error))?;
         open.packer.write(stored, outlet)?;
-        let pack = open.id.number;
-        self.packing.packs.remember(hash, pack, frame);
+        let pack = open.place;
+        self.packing.packs.remember(&hash, pack, frame);
         Ok(Place { pack, frame, length })
     }
 }
 
 impl OpenPack {
     fn begin(packing: &Packing, pool: &BufferPool, outlet: &mut Outlet<'_>) -> Result<Self, Failure> {
-        let id = packing.packs.begin();
+        let (id, place) = packing.packs.begin();
         let number = u64::from(id.number);
         let writer = usize::try_from(number).unwrap_or(0) % outlet.writers.len().max(1);
         let output = Output {
@@ -167,11 +177,11 @@ impl OpenPack {
         let builder = ContainerBuilder::new(ObjectKind::Pack, &packing.cluster.pack(id), &packing.sealing)?;
         let mut packer = Packer::new(pool.clone(), Arc::new(output));
         packer.write(builder.prologue(), outlet)?;
-        Ok(Self { id, builder, packer })
+        Ok(Self { id, place, builder, packer })
     }
 
-    fn is_full(&self) -> bool {
-        self.builder.position() >= PACK_SIZE || self.builder.frames() >= PACK_FRAMES_MAX
+    fn is_full(&self, most: u64) -> bool {
+        self.builder.position() >= most || self.builder.frames() >= PACK_FRAMES_MAX
     }
 }
 

@@ -13,7 +13,10 @@ mod cipher;
 mod codec;
 mod container;
 mod error;
+mod frame_index;
+mod frame_sort;
 mod identity;
+mod known_frames;
 mod local;
 mod manifest;
 mod names;
@@ -25,6 +28,8 @@ mod pack_ledger;
 mod paths;
 mod place;
 mod records;
+mod retention;
+mod reuse;
 mod sealing;
 mod store;
 mod summary;
@@ -49,6 +54,11 @@ pub use pack_ledger::PackLedger;
 pub(crate) use paths::{PathShare, shares};
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
+pub use retention::{
+    ExpireConfig, ExpireReport, Expired, KeptBackup, Lease, LeaseHolder, LeaseSummary, Pin, PinSummary,
+    Purpose, Reason, RemovedBackup, RetentionRules, Standing, expire, pin, pins, unpin,
+};
+pub use reuse::{Reuse, ReuseConfig, ReuseFrom, ReuseReader};
 pub use sealing::Sealing;
 pub use store::{Entry, NewObject, Object, PackPlace, Requests, Store, Upload, Uploads};
 pub use summary::{
@@ -57,7 +67,7 @@ pub use summary::{
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;
 pub(crate) use writing::{BackupFacts, RepositoryWriting};
-pub use writing::{RepositoryDestination, StoredBackup};
+pub use writing::{PACK_SIZE, RepositoryDestination, StoredBackup};
 
 use crate::failure::Failure;
 

@@ -65,6 +65,24 @@ impl ClusterName {
         format!("{}/{backup}{MANIFEST_SUFFIX}", self.backups())
     }
 
+    /// The folder of the leases of runs under way.
+    #[must_use]
+    pub fn leases(&self) -> String {
+        format!("{CLUSTERS}/{self}/leases")
+    }
+
+    /// The folder of its pins.
+    #[must_use]
+    pub fn pins(&self) -> String {
+        format!("{CLUSTERS}/{self}/pins")
+    }
+
+    /// The folder of marks of backups that nobody may begin to rely on.
+    #[must_use]
+    pub fn condemned(&self) -> String {
+        format!("{CLUSTERS}/{self}/condemned")
+    }
+
     /// A pack.
     #[must_use]
     pub fn pack(&self, pack: PackId) -> String {
@@ -146,6 +164,26 @@ impl fmt::Display for PackId {
     }
 }
 
+impl FromStr for PackId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        match numbered(text, ".pack") {
+            Some((backup, number)) => Ok(Self { backup, number }),
+            None => {
+                Err(InvalidName { what: "pack", found: text.to_owned(), expected: "BACKUP.NNNNNNNN.pack" })
+            }
+        }
+    }
+}
+
+/// Takes `BACKUP.NNNNNNNN` and a suffix apart; each has one spelling.
+pub(super) fn numbered(text: &str, suffix: &str) -> Option<(BackupId, u32)> {
+    let (backup, number) = text.strip_suffix(suffix)?.rsplit_once('.')?;
+    let value = u32::from_str_radix(number, 16).ok()?;
+    (format!("{value:08x}") == number).then_some((backup.parse().ok()?, value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +215,10 @@ mod tests {
         ] {
             assert!(bad.parse::<BackupId>().is_err(), "{bad:?}");
         }
-        assert_eq!(PackId { backup: id, number: 17 }.to_string(), "20261126T070051Z-0000001a.00000011.pack");
+        let (pack, name) = (PackId { backup: id, number: 17 }, "20261126T070051Z-0000001a.00000011.pack");
+        assert_eq!((pack.to_string().as_str(), name.parse()), (name, Ok(pack)));
+        for bad in ["20261126T070051Z-0000001a.pack", "20261126T070051Z-0000001a.11.pack", ".00000011.pack"] {
+            assert!(bad.parse::<PackId>().is_err(), "{bad:?}");
+        }
     }
 }

@@ -1,68 +1,85 @@
-//! What the lanes of one backup share: the numbers of packs, what became of each, and frames that are stored already.
+//! What the lanes of one backup share: the table of packs that it refers to, and frames that it has stored already.
+//!
+//! The table is locked once a pack. What is asked for each frame has no lock (`known_frames`).
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::container::{Built, Hash};
+use super::known_frames::KnownFrames;
 use super::names::{BackupId, PackId};
 use super::records::PackRecord;
-
-/// Frames that are remembered to be stored once; about 6 MiB.
-const KNOWN_MAX: usize = 65_536;
 
 /// The packs of a backup under way.
 #[derive(Debug)]
 pub struct PackLedger {
     backup: BackupId,
-    packs: Mutex<Vec<Option<PackRecord>>>,
-    known: Mutex<HashMap<Hash, (u32, u32)>>,
+    table: Mutex<Table>,
+    known: KnownFrames,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// In the order of the manifest's; none where a pack is still being written.
+    packs: Vec<Option<PackRecord>>,
+    /// How many of them this backup writes.
+    own: u32,
 }
 
 impl PackLedger {
-    pub(super) fn new(backup: BackupId) -> Self {
-        Self { backup, packs: Mutex::default(), known: Mutex::default() }
+    /// No packs yet. Frames are remembered in so many bytes.
+    pub(super) fn new(backup: BackupId, memory: usize) -> Self {
+        Self { backup, table: Mutex::default(), known: KnownFrames::new(memory) }
     }
 
-    /// Begins a pack.
+    /// Begins a pack: its name, and its place in the table.
     ///
     /// # Panics
     /// After 2^32 of them.
-    pub fn begin(&self) -> PackId {
-        let mut packs = lock(&self.packs);
-        let number = u32::try_from(packs.len()).expect("fewer packs than 2^32");
-        packs.push(None);
-        PackId { backup: self.backup, number }
+    pub fn begin(&self) -> (PackId, u32) {
+        let mut table = lock(&self.table);
+        let number = table.own;
+        table.own = number.checked_add(1).expect("fewer packs than 2^32");
+        (PackId { backup: self.backup, number }, table.push(None))
     }
 
     /// A pack has had its last byte.
-    pub fn end(&self, id: PackId, built: &Built) {
+    pub fn end(&self, place: u32, id: PackId, built: &Built) {
         let Built { length, frames, checksum } = *built;
-        lock(&self.packs)[id.number as usize] =
+        lock(&self.table).packs[place as usize] =
             Some(PackRecord { id, length, frames, checksum, needed: true });
+    }
+
+    /// Takes in a pack that is there already, and returns its place in the table.
+    pub(super) fn adopt(&self, record: PackRecord) -> u32 {
+        lock(&self.table).push(Some(record))
     }
 
     /// The pack and frame that hold these bytes already, if that is known.
     pub fn find(&self, hash: &Hash) -> Option<(u32, u32)> {
-        lock(&self.known).get(hash).copied()
+        self.known.find(hash)
     }
 
     /// These bytes are in this pack and frame. Beyond a bound nothing more is remembered.
-    pub fn remember(&self, hash: Hash, pack: u32, frame: u32) {
-        let mut known = lock(&self.known);
-        if known.len() < KNOWN_MAX {
-            known.entry(hash).or_insert((pack, frame));
-        }
+    pub fn remember(&self, hash: &Hash, pack: u32, frame: u32) {
+        self.known.remember(hash, pack, frame);
     }
 
-    /// Every pack begun so far.
+    /// Every pack that was begun so far.
     pub(super) fn begun(&self) -> Vec<PackId> {
-        let count = u32::try_from(lock(&self.packs).len()).unwrap_or(u32::MAX);
-        (0..count).map(|number| PackId { backup: self.backup, number }).collect()
+        (0..lock(&self.table).own).map(|number| PackId { backup: self.backup, number }).collect()
     }
 
     /// All packs; `None` where one was not ended.
     pub(super) fn table(&self) -> Option<Vec<PackRecord>> {
-        lock(&self.packs).iter().copied().collect()
+        lock(&self.table).packs.iter().copied().collect()
+    }
+}
+
+impl Table {
+    fn push(&mut self, pack: Option<PackRecord>) -> u32 {
+        let place = u32::try_from(self.packs.len()).expect("fewer packs than 2^32");
+        self.packs.push(pack);
+        place
     }
 }
 

@@ -54,7 +54,7 @@ pub struct BackupSummary {
     pub cluster: String,
     /// The backup's id.
     pub backup: String,
-    /// The backup whose blocks this one was laid over, for the record: a restore does not need it.
+    /// The backup whose packs this one refers to or was laid over, for the record: a restore does not need it.
     pub parent: Option<String>,
     /// The program's version that made it.
     pub program: String,
@@ -102,6 +102,9 @@ pub struct BackupSummary {
     pub wal_bytes: u64,
     /// Bytes of packs that this backup wrote.
     pub stored_bytes: u64,
+    /// Bytes of files that older packs held already.
+    #[serde(default)]
+    pub reused_bytes: u64,
     /// Tablespaces.
     pub tablespaces: Vec<TablespaceSummary>,
     /// What a reader must know; see [`KNOWN`].

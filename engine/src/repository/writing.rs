@@ -2,13 +2,14 @@
 //!
 //! Order: packs are written and synced by the pipeline; then the WAL and the server's manifest, the same way; then the
 //! folder of packs is synced, and the manifest published. Before that, nothing refers to what is there; dropped
-//! before, it removes its packs.
+//! before, it removes its incomplete packs. Complete ones stay: the next backup goes on from them.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam::channel::{Sender, bounded, unbounded};
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
@@ -17,12 +18,16 @@ use serde::Serialize;
 
 use super::catalogue::{Catalogued, Placed, catalogue};
 use super::codec::FrameCompression;
+use super::container::ObjectKind;
 use super::error::RepositoryError;
 use super::manifest::ManifestWriter;
 use super::names::{BackupId, ClusterName};
+use super::object_reader::ObjectReader;
 use super::pack_ledger::PackLedger;
 use super::place::{Repository, now};
 use super::records::FolderRecord;
+use super::retention::{Lease, Purpose, is_fenced};
+use super::reuse::{Reuse, ReuseConfig, ReuseFrom, Reused, Search};
 use super::store::{PackPlace, Requests, Uploads};
 use super::summary::{BackupSummary, DatabaseSummary, TablespaceSummary};
 use crate::buffer::BufferPool;
@@ -32,6 +37,10 @@ use crate::sink::{Archive, RepositorySink};
 use crate::stop::Stop;
 use crate::verify::ContentChecks;
 
+/// The size at which a pack is ended, unless another is asked for.
+pub const PACK_SIZE: u64 = 64 << 20;
+/// How long data waits for the index of older frames. What comes after that, and before it is there, is stored anew.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Records on their way to the catalogue.
 const QUEUE: usize = 1024;
 /// Bytes of a file that are read at a time.
@@ -48,6 +57,10 @@ pub struct RepositoryDestination {
     pub cluster: ClusterName,
     /// What frames are compressed with.
     pub compression: FrameCompression,
+    /// A pack of so many bytes is ended; [`PACK_SIZE`] unless said otherwise.
+    pub pack_size: u64,
+    /// What may be taken from older packs.
+    pub reuse: ReuseConfig,
 }
 
 impl RepositoryDestination {
@@ -75,6 +88,12 @@ pub struct StoredBackup {
     pub packs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes of files that older backups' packs held already.
+    pub reused_bytes: u64,
+    /// Bytes of files that complete packs of interrupted backups held already.
+    pub resumed_bytes: u64,
+    /// What was wrong with older packs, so that it was stored anew.
+    pub refused: Vec<String>,
     /// What was asked of the object store, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests: Option<Requests>,
@@ -92,6 +111,9 @@ pub(crate) struct BackupFacts<'a> {
     pub(crate) databases: Vec<DatabaseSummary>,
 }
 
+/// Who hears what a failed backup leaves.
+pub(crate) type Tell = Box<dyn Fn(&str) + Send>;
+
 /// A backup under way.
 pub(crate) struct RepositoryWriting {
     destination: RepositoryDestination,
@@ -101,11 +123,16 @@ pub(crate) struct RepositoryWriting {
     packs_folder: Arc<Folder>,
     uploads: Option<Arc<dyn Uploads>>,
     packs: Arc<PackLedger>,
+    reuse: Arc<OnceLock<Reuse>>,
+    search: Option<JoinHandle<Option<Failure>>>,
+    tell: Tell,
     placed: Option<Sender<Placed>>,
     catalogue: Option<JoinHandle<Option<Catalogued>>>,
     tablespaces: Vec<TablespaceSummary>,
     pub(crate) sink: RepositorySink,
     committed: bool,
+    /// Given back once the backup is there, or its packs are gone.
+    _lease: Lease,
 }
 
 impl RepositoryWriting {
@@ -114,11 +141,15 @@ impl RepositoryWriting {
         destination: &RepositoryDestination,
         system_identifier: u64,
         archives: &[Archive],
+        tell: Tell,
         stop: &Stop<Failure>,
     ) -> Result<Self, Failure> {
-        let RepositoryDestination { repository, cluster, .. } = destination;
-        repository.claim_identity(cluster, system_identifier)?;
+        let RepositoryDestination { repository, cluster, reuse: config, .. } = destination;
         let backup = repository.next_backup(cluster)?;
+        // Before anything is looked at that others may remove.
+        let lease = Lease::take(repository, cluster, Purpose::Backup, backup, &[], Some(system_identifier))?;
+        repository.release_identity(cluster, system_identifier, &lease)?;
+        repository.claim_identity(cluster, system_identifier)?;
         let staging = destination.staging_folder()?;
         let (packs_folder, uploads) = match destination.packs()? {
             PackPlace::Folder(path) => (Folder::open(&path)?, None),
@@ -145,6 +176,9 @@ impl RepositoryWriting {
         };
         let catalogue = thread::Builder::new().name("catalogue".into()).spawn(run);
         let catalogue = catalogue.map_err(|error| Failure::disk("start thread", "catalogue", error))?;
+        let reuse = Arc::new(OnceLock::new());
+        let folder = uploads.is_none().then(|| Arc::clone(&packs_folder));
+        let search = search(destination, backup, folder, &reuse, stop)?;
         let tablespace = |archive: &Archive| {
             Some(TablespaceSummary { oid: archive.tablespace?, location: archive.location.clone() })
         };
@@ -155,12 +189,16 @@ impl RepositoryWriting {
             staging,
             sink: RepositorySink::new(Arc::clone(&packs_folder)),
             packs_folder,
+            packs: Arc::new(PackLedger::new(backup, config.memory / 2)),
+            reuse,
+            search,
+            tell,
             uploads,
-            packs: Arc::new(PackLedger::new(backup)),
             placed: Some(placed),
             catalogue: Some(catalogue),
             tablespaces: archives.iter().filter_map(tablespace).collect(),
             committed: false,
+            _lease: lease,
         })
     }
 
@@ -185,8 +223,10 @@ impl RepositoryWriting {
             sealing: self.destination.repository.sealing().clone(),
             cluster: self.destination.cluster.clone(),
             folder: Arc::clone(&self.packs_folder),
+            pack_size: self.destination.pack_size,
             uploads: self.uploads.clone(),
             packs: Arc::clone(&self.packs),
+            reuse: Arc::clone(&self.reuse),
             placed: self.placed.clone().expect("the backup is under way"),
             buffers,
         }
@@ -229,16 +269,26 @@ impl RepositoryWriting {
         }
         let Catalogued { manifest, files, bytes } = catalogued.ok_or(Failure::Stopped)?;
         let packs = self.packs.table().ok_or(Failure::Stopped)?;
-        let stored_bytes = packs.iter().map(|pack| pack.length).sum();
+        let own = packs.iter().filter(|pack| pack.id.backup == self.backup);
+        let (own_packs, stored_bytes) =
+            own.fold((0, 0), |(packs, bytes), pack| (packs + 1, bytes + pack.length));
+        let failed = self.search.take().and_then(|thread| thread.join().ok()).flatten();
+        let mut reused = Reused::default();
+        if let Some(reuse) = self.reuse.get() {
+            // Leases keep them; this is for whoever removes packs by hand.
+            reuse.check_adopted()?;
+            reused = reuse.outcome();
+        }
+        reused.refused.extend(failed.map(|failure| failure.to_string()));
         let sink = std::mem::replace(&mut self.sink, RepositorySink::new(Arc::clone(&self.packs_folder)));
         let folder_owner = sink.folder_owner();
         let (folders, owners) = sink.into_folders();
-        let RepositoryDestination { repository, cluster, compression } = &self.destination;
+        let RepositoryDestination { repository, cluster, compression, .. } = &self.destination;
         let [start, end] = facts.range;
         let summary = BackupSummary {
             cluster: cluster.to_string(),
             backup: self.backup.to_string(),
-            parent: None,
+            parent: reused.parent.map(|parent| parent.to_string()),
             program: env!("CARGO_PKG_VERSION").to_owned(),
             source: "stream".into(),
             server_version: facts.server_version.to_owned(),
@@ -260,6 +310,7 @@ impl RepositoryWriting {
             bytes,
             wal_bytes,
             stored_bytes,
+            reused_bytes: reused.from_backup + reused.from_interrupted,
             tablespaces: self.tablespaces.clone(),
             requires: Vec::new(),
         };
@@ -270,11 +321,20 @@ impl RepositoryWriting {
         let published = manifest.commit(&folders, &packs, &summary);
         // Where the outcome is not known, it may be there: its packs stay.
         self.committed = match &published {
+            Ok(Some(_)) => true,
             // Of another backup of this name the packs have these names.
-            Ok(_) => true,
-            Err(_) => !matches!(store.open(&name), Ok(None)),
+            Ok(None) | Err(_) => {
+                !matches!(store.open(&name), Ok(None))
+                    && !matches!(is_fenced(repository, cluster, self.backup), Ok(true))
+            }
         };
         if published?.is_none() {
+            if is_fenced(repository, cluster, self.backup)? {
+                let what =
+                    "this backup was taken for dead by another run: its lease had not been renewed in time";
+                let hint = "see whether this machine or its clock stood still, and take the backup again.";
+                return Err(RepositoryError::new(name, what, hint).into());
+            }
             let hint = "take the backup again.";
             return Err(RepositoryError::new(name, "a backup of this name is there already", hint).into());
         }
@@ -282,8 +342,11 @@ impl RepositoryWriting {
             repository: store.address(),
             cluster: summary.cluster,
             backup: summary.backup,
-            packs: packs.len() as u64,
+            packs: own_packs,
             bytes: stored_bytes,
+            reused_bytes: reused.from_backup,
+            resumed_bytes: reused.from_interrupted,
+            refused: reused.refused,
             requests: store.requests(),
         })
     }
@@ -347,11 +410,81 @@ impl Drop for RepositoryWriting {
         // Its senders are gone with the pipelines; the manifest that it was writing goes with it.
         drop(self.catalogue.take().map(JoinHandle::join));
         if !self.committed {
-            let packs = self.packs.begun().into_iter().map(|pack| self.destination.cluster.pack(pack));
-            // What stays is garbage that nothing refers to.
-            let _ = self.destination.repository.store().remove(&packs.collect::<Vec<_>>());
+            self.settle_failed();
+        }
+        drop(self.search.take().map(JoinHandle::join));
+    }
+}
+
+impl RepositoryWriting {
+    /// What a failed backup leaves: complete packs, for the next one to go on from. Others may refer to them already.
+    fn settle_failed(&self) {
+        let RepositoryDestination { repository, cluster, .. } = &self.destination;
+        let (mut kept, mut bytes, mut gone) = (0u64, 0, Vec::new());
+        for pack in self.packs.begun().into_iter().map(|pack| cluster.pack(pack)) {
+            match ObjectReader::open(repository, &pack, ObjectKind::Pack) {
+                Ok(Some(complete)) => {
+                    kept += 1;
+                    bytes += complete.length();
+                }
+                // Nobody else can take it for a pack.
+                Ok(None) | Err(Failure::Repository(_)) => gone.push(pack),
+                // What cannot be read now may be complete, and another backup may refer to it.
+                Err(_) => {}
+            }
+        }
+        // What stays of these is garbage that nothing refers to.
+        let _ = repository.store().remove(&gone);
+        if kept > 0 {
+            (self.tell)(&format!(
+                "{kept} packs of {bytes} bytes that this backup has stored are kept: the next backup of cluster \
+                 \"{cluster}\" goes on from them"
+            ));
         }
     }
+}
+
+/// Begins to look for older packs, and gives that a moment before data flows.
+fn search(
+    destination: &RepositoryDestination,
+    own: BackupId,
+    folder: Option<Arc<Folder>>,
+    found: &Arc<OnceLock<Reuse>>,
+    stop: &Stop<Failure>,
+) -> Result<Option<JoinHandle<Option<Failure>>>, Failure> {
+    let RepositoryDestination { repository, cluster, reuse: config, .. } = destination;
+    if config.from == ReuseFrom::Nothing {
+        return Ok(None);
+    }
+    let scratch = destination.staging_folder()?;
+    let search = Search {
+        own,
+        repository: repository.clone(),
+        cluster: cluster.clone(),
+        folder,
+        config: *config,
+        scratch,
+    };
+    let (ended, wait_ended) = bounded::<()>(1);
+    let (found, stop) = (Arc::clone(found), stop.clone());
+    let run = move || {
+        let _told = stop.tell_of_panics("the search for older packs");
+        // Gone when this thread is.
+        let _ended = ended;
+        match search.gather(&|_| Ok(true), &stop) {
+            Ok(reuse) => {
+                let _ = found.set(reuse);
+                None
+            }
+            Err(Failure::Stopped) => None,
+            // The backup is as good without it.
+            Err(failure) => Some(failure),
+        }
+    };
+    let thread = thread::Builder::new().name("older packs".into()).spawn(run);
+    let thread = thread.map_err(|error| Failure::disk("start thread", "older packs", error))?;
+    let _ = wait_ended.recv_timeout(PATIENCE);
+    Ok(Some(thread))
 }
 
 /// Folders once each, every one behind the one that holds it. A tablespace that lies in the data directory has a

@@ -2,6 +2,10 @@
 //!
 //! A file from [`LARGE`] bytes on has frames of its own, cut at multiples of the buffer's size. Smaller ones share
 //! frames, and none goes over the end of one, so that every small file is read with one frame.
+//!
+//! Where a shared frame ends says the name of its last file, together with its size: so the same files in the same order
+//! become the same frames, a file that was added, or has grown, changes its own frame and perhaps the next, and the files
+//! that all databases have from their template are cut alike in each.
 
 use std::sync::Arc;
 
@@ -14,6 +18,8 @@ use crate::repository::{FolderRecord, OwnerTable};
 
 /// Bytes from which on a file has frames of its own.
 const LARGE: u64 = 128 << 10;
+/// Bytes of shared frames, about. A frame that is full before that ends as well.
+const GROUP_BYTES: u64 = 160 << 10;
 /// The most files that share a frame: what waits for the frame's end is bounded by it.
 const GROUP: usize = 1024;
 
@@ -34,6 +40,10 @@ pub struct RepositorySink {
     folder_owner: u16,
     /// Files in the frame that is being filled by small ones.
     group: Option<usize>,
+    /// The folder of the last small file.
+    folder: Vec<u8>,
+    /// Whether the open file is the last of its frame.
+    ends_group: bool,
     /// Whether the open file has frames of its own.
     large: bool,
 }
@@ -49,6 +59,8 @@ impl RepositorySink {
             owners: OwnerTable::default(),
             folder_owner: 0,
             group: None,
+            folder: Vec::new(),
+            ends_group: false,
             large: false,
         }
     }
@@ -68,7 +80,9 @@ impl RepositorySink {
     /// Begins a file.
     pub fn begin_file(&mut self, feeder: &mut Feeder, member: Member) -> Result<(), Failure> {
         self.large = member.size >= LARGE;
-        let has_room = |group: &usize| *group < GROUP && member.size <= feeder.room() as u64;
+        let (folder, name) = split(&member.path);
+        let stays = folder == self.folder;
+        let has_room = |group: &usize| *group < GROUP && stays && member.size <= feeder.room() as u64;
         if self.large || !self.group.as_ref().is_some_and(has_room) {
             self.end_group(feeder)?;
             let packs = Arc::clone(&self.packs);
@@ -76,6 +90,10 @@ impl RepositorySink {
         }
         if !self.large {
             self.group = Some(self.group.unwrap_or(0) + 1);
+            self.ends_group = ends_group(name, member.size);
+            if !stays {
+                self.folder = folder.to_vec();
+            }
         }
         feeder.begin_member(member);
         Ok(())
@@ -84,13 +102,34 @@ impl RepositorySink {
     /// The begun file has had its last byte.
     pub fn end_file(&mut self, feeder: &mut Feeder) -> Result<(), Failure> {
         feeder.end_member();
-        if self.large { feeder.end_output() } else { Ok(()) }
+        if self.large {
+            feeder.end_output()
+        } else if self.ends_group {
+            self.end_group(feeder)
+        } else {
+            Ok(())
+        }
     }
 
     /// Ends the frame that small files share.
     pub fn end_group(&mut self, feeder: &mut Feeder) -> Result<(), Failure> {
         if self.group.take().is_some() { feeder.end_output() } else { Ok(()) }
     }
+}
+
+/// A path's folder and name.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&[], path),
+    }
+}
+
+/// Whether a file ends its frame: the larger, the likelier, so that frames have [`GROUP_BYTES`] on average.
+fn ends_group(name: &[u8], size: u64) -> bool {
+    let [first, second, ..] = *blake3::hash(name).as_bytes();
+    let chance = u64::from(u16::from_le_bytes([first, second]));
+    chance * GROUP_BYTES < size << 16
 }
 
 impl Sink for RepositorySink {

@@ -224,8 +224,15 @@ impl FakeBackup {
 /// Ends a manifest with the line that holds its own SHA-256. `text` goes up to the list that stands before that line.
 #[must_use]
 pub fn sealed(text: &str) -> Vec<u8> {
-    let digest: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{text}\"Manifest-Checksum\": \"{digest}\"}}\n").into_bytes()
+    let mut hasher = Sha256::new();
+    hasher.update(text);
+    format!("{text}{}", sealed_by(hasher)).into_bytes()
+}
+
+/// The line with the checksum of what was hashed.
+pub(super) fn sealed_by(hasher: Sha256) -> String {
+    let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("\"Manifest-Checksum\": \"{digest}\"}}\n")
 }
 
 fn position((lsn, timeline): &(String, String)) -> Vec<Vec<u8>> {

@@ -6,6 +6,7 @@
 //! or reorder them.
 
 mod backup;
+mod many;
 mod member;
 pub mod message;
 mod script;
@@ -13,6 +14,7 @@ mod server;
 mod wal;
 
 pub use backup::{FakeBackup, FakeTablespace, Manifest, sealed};
+pub use many::{ManyFiles, Part};
 pub use member::Member;
 pub use script::{Reply, Script, Step};
 pub use server::FakeServer;

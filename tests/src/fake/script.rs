@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::many::{ManyFiles, Part};
 use super::message;
 
 /// The system identifier of a scripted cluster.
@@ -14,6 +15,8 @@ pub enum Step {
     Send(Vec<u8>),
     /// Sends these bytes over and over, with a pause before each time, until the client ends the connection.
     Trickle(Vec<u8>, Duration),
+    /// Sends a part of a backup of many files, made on the way.
+    Many(ManyFiles, Part),
     /// Sends and reads nothing more, but keeps the connection open until the server is dropped.
     Stall,
     /// Ends the connection in order.
@@ -98,6 +101,8 @@ impl Reply {
 /// All that a fake server says.
 #[derive(Clone, Debug)]
 pub struct Script {
+    /// The server's major version.
+    pub(super) major: u32,
     /// What follows the startup packet.
     pub(super) welcome: Reply,
     /// Answers by how a query begins, in upper or lower case; the first that fits counts.
@@ -128,7 +133,7 @@ impl Script {
         welcome.extend(message::backend_key_data());
         welcome.extend(message::ready());
         let mut script =
-            Self { welcome: Reply::bytes(welcome), answers: Vec::new(), after_copy: Reply::default() };
+            Self { major, welcome: Reply::bytes(welcome), answers: Vec::new(), after_copy: Reply::default() };
         for (name, value) in [
             ("data_directory_mode", "0700"),
             ("wal_segment_size", "16MB"),

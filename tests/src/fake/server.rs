@@ -122,7 +122,7 @@ impl Shared {
         while ENCRYPTION_REQUESTS.contains(&read_startup(socket)?) {
             socket.write_all(b"N")?;
         }
-        if !play(&self.script.welcome, socket)? {
+        if !play(&self.script.welcome, self.script.major, socket)? {
             return Ok(());
         }
         loop {
@@ -136,12 +136,12 @@ impl Shared {
                         String::from_utf8_lossy(body.strip_suffix(&[0]).unwrap_or(&body)).into_owned();
                     let reply = self.script.reply_to(&query);
                     self.lock().queries.push(query);
-                    if !play(&reply, socket)? {
+                    if !play(&reply, self.script.major, socket)? {
                         return Ok(());
                     }
                 }
                 b'c' => {
-                    if !play(&self.script.after_copy, socket)? {
+                    if !play(&self.script.after_copy, self.script.major, socket)? {
                         return Ok(());
                     }
                 }
@@ -157,10 +157,11 @@ impl Shared {
 }
 
 /// Plays a reply; false where the connection is over.
-fn play(reply: &Reply, mut socket: &TcpStream) -> io::Result<bool> {
+fn play(reply: &Reply, major: u32, mut socket: &TcpStream) -> io::Result<bool> {
     for step in &reply.steps {
         match step {
             Step::Send(bytes) => socket.write_all(bytes)?,
+            Step::Many(files, part) => files.send(*part, major, socket)?,
             Step::Trickle(bytes, pause) => loop {
                 thread::sleep(*pause);
                 socket.write_all(bytes)?;
