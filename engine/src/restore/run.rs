@@ -43,7 +43,7 @@ pub fn run(
         return outcome;
     };
     // What was there before is nobody's to remove: over an old cluster only its folder's mark says how it stands.
-    if config.options.clean && (claims.is_empty() || claims.has(&config.target)) {
+    if config.options.clean && claims.has(&config.target) {
         for failure in claims.remove() {
             warn(&format!("could not clean up: {failure}"));
         }
