@@ -12,7 +12,7 @@ use super::connection::ConnectionArgs;
 use super::message;
 use super::plain::plain;
 use super::progress::{human_bytes, print_json};
-use super::repository::{RepositoryArgs, cores};
+use super::repository::{RepositoryArgs, cores, shown_requests};
 use super::run_basebackup::{Shown, with_password};
 use super::summary::summary;
 use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod};
@@ -155,6 +155,9 @@ pub(super) fn run(args: &BackupArgs) -> anyhow::Result<()> {
             if let Some(stored) = stored {
                 let bytes = human_bytes(stored.bytes);
                 message::print(&format!("  stored       {bytes} in {} packs", stored.packs));
+                if let Some(requests) = &stored.requests {
+                    message::print(&shown_requests(requests));
+                }
             }
         }
         Err(error) => args.repository.tell_error(error),

@@ -10,7 +10,7 @@ use super::basebackup::{IoArg, parse_mapping};
 use super::message;
 use super::plain::plain;
 use super::progress::{human_bytes, human_seconds};
-use super::repository::{RepositoryArgs, cores};
+use super::repository::{RepositoryArgs, cores, shown_requests};
 use super::signals::throw_on_signal;
 use crate::repository::{BackupChoice, ClusterName};
 use crate::restore::{RestoreConfig, RestoreReport, RestoreResources, run as restore};
@@ -94,6 +94,9 @@ pub(super) fn run(args: &RestoreArgs) -> anyhow::Result<()> {
             report.io
         );
         message::print(&plain(&text));
+        if let Some(requests) = &report.requests {
+            message::print(&shown_requests(requests));
+        }
         Ok(())
     })
 }

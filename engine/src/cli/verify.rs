@@ -7,7 +7,7 @@ use serde_json::json;
 use super::message;
 use super::plain::plain;
 use super::progress::{human_bytes, human_seconds, print_json};
-use super::repository::{RepositoryArgs, cores};
+use super::repository::{RepositoryArgs, cores, shown_requests};
 use super::signals::throw_on_signal;
 use crate::repository::{CheckConfig, CheckReport, ClusterName, check};
 use crate::stop::Stop;
@@ -46,8 +46,17 @@ fn tell(args: &VerifyArgs, report: &CheckReport) -> anyhow::Result<()> {
         event["event"] = "summary".into();
         print_json(&event);
     }
-    let CheckReport { backups, packs, frames, stored_bytes, bytes, problem_count, problems, seconds } =
-        report;
+    let CheckReport {
+        backups,
+        packs,
+        frames,
+        stored_bytes,
+        bytes,
+        problem_count,
+        problems,
+        seconds,
+        requests,
+    } = report;
     for problem in problems {
         message::error(problem);
     }
@@ -75,6 +84,9 @@ fn tell(args: &VerifyArgs, report: &CheckReport) -> anyhow::Result<()> {
             human_seconds(*seconds)
         );
         message::print(&plain(&text));
+        if let Some(requests) = requests {
+            message::print(&shown_requests(requests));
+        }
     }
     Ok(())
 }

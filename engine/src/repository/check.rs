@@ -19,6 +19,7 @@ use super::names::{BackupId, ClusterName};
 use super::open_packs::OpenPacks;
 use super::place::{BackupChoice, Repository};
 use super::records::{Extent, FileRecord};
+use super::store::Requests;
 use super::tree::Tree;
 use crate::failure::Failure;
 use crate::stop::Stop;
@@ -58,6 +59,9 @@ pub struct CheckReport {
     pub problems: Vec<String>,
     /// Seconds.
     pub seconds: f64,
+    /// What was asked of the object store, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
 }
 
 struct Job {
@@ -96,6 +100,8 @@ impl Found {
 /// Where the repository cannot be listed, or the run was stopped.
 pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, Failure> {
     let began = Instant::now();
+    let store = Arc::clone(config.repository.store());
+    stop.on_thrown(move || store.give_up());
     let found = Found::default();
     let mut report = CheckReport::default();
     let clusters = match &config.cluster {
@@ -147,6 +153,7 @@ pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, 
     report.bytes = found.bytes.into_inner();
     (report.problem_count, report.problems) =
         found.problems.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.requests = config.repository.store().requests();
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
 }

@@ -1,13 +1,11 @@
 //! A repository: made, opened, asked for its clusters and backups.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::codec::FrameDecoder;
 use super::container::{FrameKind, ObjectKind, RepositoryId};
 use super::error::RepositoryError;
-use super::local::LocalStore;
 use super::manifest::Manifest;
 use super::names::{BackupId, CLUSTERS, ClusterName, HEAD, HEADS, MANIFEST_SUFFIX};
 use super::object_reader::ObjectReader;
@@ -38,38 +36,6 @@ impl std::str::FromStr for BackupChoice {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "latest" { Ok(Self::Latest) } else { text.parse().map(Self::Id) }
     }
-}
-
-/// Where a repository is, as the operator names it: a folder, or `file:` and one.
-///
-/// # Errors
-/// For a place that this version cannot use, in words.
-pub fn parse_address(text: &str) -> Result<LocalStore, String> {
-    let path = match text.split_once(':') {
-        Some(("file", path)) => match path.strip_prefix("//") {
-            // `file:///path`, and nothing on other hosts.
-            Some(path) if !path.starts_with('/') => {
-                return Err(format!(
-                    "repository \"{text}\" names a host\nHINT: write file:///path for a folder here."
-                ));
-            }
-            Some(path) => path,
-            None => path,
-        },
-        Some((scheme @ ("s3" | "az" | "gs" | "http" | "https"), _)) => {
-            return Err(format!(
-                "repositories at \"{scheme}:\" are not supported by this version of pgstrata\n\
-                 HINT: name a folder, or file: and a folder."
-            ));
-        }
-        _ => text,
-    };
-    if path.is_empty() {
-        return Err("the repository has no name\nHINT: name a folder, or file: and a folder.".into());
-    }
-    let path = std::path::absolute(PathBuf::from(path))
-        .map_err(|error| format!("repository \"{text}\": {error}"))?;
-    Ok(LocalStore::new(path))
 }
 
 /// Seconds since 1970.
@@ -112,6 +78,8 @@ impl Repository {
     /// Where there is none, or none that this version knows.
     pub fn open(store: Arc<dyn Store>) -> Result<Self, Failure> {
         let Some(head) = ObjectReader::open(&*store, HEAD, ObjectKind::Head, None)? else {
+            // Where there is not even a place for one, that is the better answer.
+            store.list("")?;
             let hint = "check the name, or make a repository with `pgstrata init`.";
             return Err(RepositoryError::new(store.address(), "there is no repository", hint).into());
         };
@@ -209,25 +177,8 @@ pub(super) fn read_summary<T: serde::de::DeserializeOwned>(object: &ObjectReader
 
 #[cfg(test)]
 mod tests {
+    use super::super::LocalStore;
     use super::*;
-
-    #[test]
-    fn addresses() {
-        for (text, path) in [("/r", "/r"), ("file:/r", "/r"), ("file:///r", "/r"), ("/a:b", "/a:b")] {
-            assert_eq!(parse_address(text).expect(text).root(), std::path::Path::new(path));
-        }
-        assert!(parse_address("r").expect("relative").root().is_absolute());
-        for (text, expected) in [
-            ("s3://b/p", "\"s3:\" are not supported"),
-            ("az:x", "az"),
-            ("", "no name"),
-            ("file:", "no name"),
-            ("file://host/x", "host"),
-        ] {
-            let refused = parse_address(text).expect_err(text);
-            assert!(refused.contains(expected) && refused.contains("HINT:"), "{refused}");
-        }
-    }
 
     #[test]
     fn made_once_and_opened() {

@@ -50,6 +50,8 @@ fn restore(
     stop: &Stop<Failure>,
 ) -> Result<RestoreReport, Failure> {
     let began = Instant::now();
+    let store = Arc::clone(config.repository.store());
+    stop.on_thrown(move || store.give_up());
     let manifest = Arc::new(config.repository.backup(&config.cluster, config.backup)?);
     let target = Target::make(claims, &manifest, &config.target, &config.tablespace_mapping)?;
     let probed = probe(&config.target, config.resources.io);
@@ -85,6 +87,7 @@ fn restore(
         bytes: summary.bytes,
         seconds: began.elapsed().as_secs_f64(),
         io: format!("{mode} ({reason})"),
+        requests: config.repository.store().requests(),
     })
 }
 
