@@ -23,7 +23,7 @@ use super::transfer::Transferred;
 use crate::connect::{BulkStream, ControlRuntime, CopyDirection, NoticeSink, Purpose, Reply, Session};
 use crate::failure::Failure;
 use crate::pipeline::{Counters, Limit};
-use crate::repository::StoredBackup;
+use crate::repository::{PackPlace, StoredBackup};
 use crate::ring::{IoMode, ProbeReport, probe};
 use crate::sink::Archive;
 use crate::source::StreamEnd;
@@ -235,8 +235,15 @@ impl Run<'_> {
     /// Chooses the disk back end for the target.
     fn probe(&self) -> Result<Io, Failure> {
         let packs = match &self.config.destination {
-            Destination::Repository(destination) => Some(destination.packs_folder()?),
+            Destination::Repository(destination) => Some(destination.packs()?),
             _ => None,
+        };
+        let packs = match packs {
+            Some(PackPlace::Folder(path)) => Some(path),
+            Some(PackPlace::Uploads(_)) => {
+                return Ok(Io { mode: IoMode::Threads, alignment: 1, reason: "packs are uploaded".into() });
+            }
+            None => None,
         };
         let Some(path) = packs.as_deref().or(self.config.destination.path()) else {
             return Ok(Io { mode: IoMode::Threads, alignment: 1, reason: "nothing is written".into() });

@@ -19,6 +19,7 @@ mod limits;
 mod pack;
 mod stage;
 mod stream_writer;
+mod upload_writer;
 mod writer;
 
 use std::fs::File;
@@ -47,6 +48,7 @@ use compress::Compressors;
 use lane::Lane;
 use pack::FramePacker;
 use stream_writer::StreamWriter;
+use upload_writer::{UploadWriter, buffers_for};
 use writer::{Writer, WriterHandle};
 
 /// How a pipeline is laid out.
@@ -109,11 +111,12 @@ impl Pipeline {
         stop: &Stop<Failure>,
     ) -> Result<(Pipeline, Feeder), Failure> {
         let mut threads = Vec::new();
+        let lanes = layout.workers.max(1);
         let findings = Arc::new(Findings::default());
         let fresh = |count| (0..count).map(|_| Arc::new(StageCounters::default())).collect::<Vec<_>>();
         let counters = Counters {
             feeder: Arc::default(),
-            lanes: fresh(layout.workers.max(1)),
+            lanes: fresh(lanes),
             writers: fresh(if layout.stream.is_some() { 1 } else { layout.writers }),
             compresses: layout.compression.is_some() || layout.packing.is_some(),
         };
@@ -126,7 +129,9 @@ impl Pipeline {
         let packed = match &layout.packing {
             None => None,
             Some(packing) => {
-                let packed = BufferPool::new(packing.buffers, pool.buffer_size());
+                let uploads = packing.uploads.as_ref();
+                let least = uploads.map_or(0, |uploads| buffers_for(&**uploads, lanes, pool.buffer_size()));
+                let packed = BufferPool::new(packing.buffers.max(least), pool.buffer_size());
                 let packed = packed.map_err(|error| Failure::disk("allocate", "buffers", error))?;
                 let wake = packed.clone();
                 stop.on_thrown(move || wake.close());
@@ -192,6 +197,16 @@ fn start_writers(
         let (opened, wait_opened) = bounded(1);
         let (layout, pool, stop) = (layout.clone(), pool.clone(), stop.clone());
         let clock = StageClock::start(Arc::clone(counters));
+        if let Some(uploads) = layout.packing.as_ref().and_then(|packing| packing.uploads.clone()) {
+            let writer = UploadWriter::new(output, uploads, stop.clone(), clock);
+            threads.push(spawn(format!("write-{number}"), move || {
+                let _told = stop.tell_of_panics("a writer");
+                writer.run();
+            })?);
+            registered = Registered::No("uploads take no registered buffers".into());
+            writers.push(WriterHandle { input, doorbell: None });
+            continue;
+        }
         if let Some(file) = &layout.stream {
             let writer = StreamWriter::new(output, Arc::clone(file), stop.clone(), clock)
                 .map_err(|error| Failure::disk("prepare to write to", "standard output", error))?;

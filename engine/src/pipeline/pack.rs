@@ -19,7 +19,7 @@ use crate::buffer::BufferPool;
 use crate::failure::Failure;
 use crate::repository::{
     BLOCK, ClusterName, ContainerBuilder, EXTENTS_MAX, Extent, FileRecord, FrameCompression, FrameEncoder,
-    FrameKind, ObjectKind, PACK_FRAMES_MAX, PackId, PackLedger, Placed, Sealing,
+    FrameKind, ObjectKind, PACK_FRAMES_MAX, PackId, PackLedger, Placed, Sealing, Uploads,
 };
 
 /// A pack of so many bytes is ended.
@@ -38,6 +38,8 @@ pub struct Packing {
     pub cluster: ClusterName,
     /// The folder they are written to.
     pub folder: Arc<Folder>,
+    /// Where they are sent instead, if they are; that folder is for messages then.
+    pub uploads: Option<Arc<dyn Uploads>>,
     /// Their numbers, and what is in them.
     pub packs: Arc<PackLedger>,
     /// Where records of placed files go.

@@ -7,11 +7,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::store::{NewObject, Object, Store};
+use super::store::{Entry, NewObject, Object, PackPlace, Requests, Store};
 use crate::failure::Failure;
 
 /// Where objects lie until they are published.
@@ -66,14 +67,14 @@ impl Store for LocalStore {
         self.root.display().to_string()
     }
 
-    fn create(&self) -> Result<Box<dyn NewObject>, Failure> {
+    fn create(&self, name: &str) -> Result<Box<dyn NewObject>, Failure> {
         let folder = self.root.join(STAGING);
         make_folders(&folder)?;
         let path = folder.join(format!("{:032x}.object", u128::from_le_bytes(super::random()?)));
         let file = File::options().write(true).create_new(true).mode(FILE_MODE).open(&path);
         let file = file.map_err(|error| Failure::disk("create file", &path, error))?;
         let file = io::BufWriter::with_capacity(1 << 20, file);
-        Ok(Box::new(LocalNewObject { root: self.root.clone(), file, path, published: false }))
+        Ok(Box::new(LocalNewObject { target: self.root.join(name), file, path, published: false }))
     }
 
     fn open(&self, name: &str) -> Result<Option<Box<dyn Object>>, Failure> {
@@ -86,22 +87,33 @@ impl Store for LocalStore {
         Ok(Some(Box::new(LocalObject { file, path, length })))
     }
 
-    fn list(&self, folder: &str) -> Result<Vec<String>, Failure> {
+    fn list(&self, folder: &str) -> Result<Vec<Entry>, Failure> {
         let path = self.root.join(folder);
         let failed = |error| Failure::disk("list folder", &path, error);
         let entries = match fs::read_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(failed)?,
         };
-        let mut names = Vec::new();
+        let mut found = Vec::new();
         for entry in entries {
+            let entry = entry.map_err(failed)?;
             // What is no text is no name of ours.
-            if let Ok(name) = entry.map_err(failed)?.file_name().into_string() {
-                names.push(name);
-            }
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let metadata = match entry.metadata() {
+                // Somebody has removed it just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata.map_err(failed)?,
+            };
+            let is_folder = metadata.is_dir();
+            let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let (length, modified) = match is_folder {
+                true => (0, 0),
+                false => (metadata.len(), modified.map_or(0, |time| time.as_secs())),
+            };
+            found.push(Entry { name, is_folder, length, modified });
         }
-        names.sort_unstable();
-        Ok(names)
+        found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Ok(found)
     }
 
     fn remove(&self, names: &[String]) -> Result<(), Failure> {
@@ -115,19 +127,29 @@ impl Store for LocalStore {
         Ok(())
     }
 
-    fn local_folder(&self, folder: &str) -> Result<PathBuf, Failure> {
+    fn packs(&self, folder: &str) -> Result<PackPlace, Failure> {
         let path = self.root.join(folder);
         make_folders(&path)?;
-        Ok(path)
+        Ok(PackPlace::Folder(path))
     }
 
     fn sync_folder(&self, folder: &str) -> Result<(), Failure> {
         sync(&self.root.join(folder))
     }
+
+    fn staging(&self) -> Result<PathBuf, Failure> {
+        let path = self.root.join(STAGING);
+        make_folders(&path)?;
+        Ok(path)
+    }
+
+    fn requests(&self) -> Option<Requests> {
+        None
+    }
 }
 
 struct LocalNewObject {
-    root: PathBuf,
+    target: PathBuf,
     file: io::BufWriter<File>,
     path: PathBuf,
     published: bool,
@@ -138,10 +160,10 @@ impl NewObject for LocalNewObject {
         self.file.write_all(bytes).map_err(|error| Failure::disk("write to", &self.path, error))
     }
 
-    fn publish(mut self: Box<Self>, name: &str) -> Result<bool, Failure> {
+    fn publish(mut self: Box<Self>) -> Result<bool, Failure> {
         let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         synced.map_err(|error| Failure::disk("sync", &self.path, error))?;
-        let target = self.root.join(name);
+        let target = self.target.clone();
         let folder = target.parent().expect("a name lies below the root");
         make_folders(folder)?;
         let failed = |error: Errno| Failure::disk("publish", &target, error);
@@ -200,9 +222,9 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a folder");
         let store = LocalStore::new(scratch.path().join("r"));
         let write = |content: &[u8]| {
-            let mut object = store.create().expect("created");
+            let mut object = store.create("a/b").expect("created");
             object.write(content).expect("written");
-            object.publish("a/b").expect("published")
+            object.publish().expect("published")
         };
         assert!(store.open("a/b").expect("asked").is_none());
         assert!(write(b"first"));
@@ -212,10 +234,13 @@ mod tests {
         object.read(0, &mut content).expect("read");
         assert_eq!(content, b"first");
         assert!(object.read(3, &mut [0; 4]).is_err(), "past its end");
-        drop(store.create().expect("created"));
-        assert_eq!(store.list(STAGING).expect("listed"), Vec::<String>::new());
-        assert_eq!(store.list("a").expect("listed"), ["b"]);
-        assert_eq!(store.list("nowhere").expect("listed"), Vec::<String>::new());
+        drop(store.create("a/c").expect("created"));
+        assert_eq!(store.list(STAGING).expect("listed"), []);
+        let listed = store.list("a").expect("listed");
+        assert_eq!((listed.len(), &*listed[0].name, listed[0].length), (1, "b", 5));
+        assert!(!listed[0].is_folder && listed[0].modified > 1_700_000_000);
+        assert!(store.list("").expect("listed").iter().all(|entry| entry.is_folder));
+        assert_eq!(store.list("nowhere").expect("listed"), []);
         store.remove(&["a/b".into(), "a/c".into()]).expect("removed");
         assert!(store.open("a/b").expect("asked").is_none());
     }

@@ -46,7 +46,7 @@ pub use pack_ledger::PackLedger;
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use sealing::Sealing;
-pub use store::{NewObject, Object, Store};
+pub use store::{Entry, NewObject, Object, PackPlace, Requests, Store, Upload, Uploads};
 pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;

@@ -14,7 +14,6 @@ const COMPRESSION: FrameCompression = FrameCompression::Zstd(3);
 /// An object under way.
 pub(super) struct ObjectWriter {
     object: Box<dyn NewObject>,
-    name: String,
     builder: ContainerBuilder,
     encoder: FrameEncoder,
 }
@@ -33,10 +32,10 @@ impl ObjectWriter {
         sealing: &Sealing,
     ) -> Result<Self, Failure> {
         let builder = ContainerBuilder::new(kind, name, sealing)?;
-        let mut object = store.create()?;
+        let mut object = store.create(name)?;
         object.write(builder.prologue())?;
         let encoder = FrameEncoder::new(COMPRESSION).map_err(|error| Failure::Target(error.to_string()))?;
-        Ok(Self { object, name: name.to_owned(), builder, encoder })
+        Ok(Self { object, builder, encoder })
     }
 
     /// Appends a frame; one of no bytes is left out.
@@ -58,9 +57,9 @@ impl ObjectWriter {
 
     /// Ends it and publishes it; `None` where the name is taken.
     pub(super) fn publish(self) -> Result<Option<Built>, Failure> {
-        let Self { mut object, name, builder, .. } = self;
+        let Self { mut object, builder, .. } = self;
         let (end, built) = builder.finish();
         object.write(&end)?;
-        Ok(object.publish(&name)?.then_some(built))
+        Ok(object.publish()?.then_some(built))
     }
 }

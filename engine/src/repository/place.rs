@@ -13,7 +13,7 @@ use super::names::{BackupId, CLUSTERS, ClusterName, HEAD, HEADS, MANIFEST_SUFFIX
 use super::object_reader::ObjectReader;
 use super::object_writer::ObjectWriter;
 use super::sealing::Sealing;
-use super::store::Store;
+use super::store::{Entry, Store};
 use super::summary::{HeadSummary, parse};
 use crate::failure::Failure;
 
@@ -89,8 +89,10 @@ impl Repository {
             Failure::from(RepositoryError::new(store.address(), what, hint))
         };
         // What an init that was killed has left is no reason to refuse.
-        match store.list("")?.iter().find(|name| *name != "staging") {
-            Some(name) if name.starts_with(HEADS) => return Err(taken("there is a repository already")),
+        match store.list("")?.iter().find(|entry| entry.name != "staging") {
+            Some(entry) if entry.name.starts_with(HEADS) => {
+                return Err(taken("there is a repository already"));
+            }
             Some(_) => return Err(taken("the folder is not empty, expected none or an empty one")),
             None => {}
         }
@@ -116,7 +118,8 @@ impl Repository {
             return Err(RepositoryError::new(store.address(), "there is no repository", hint).into());
         };
         // Of several heads the highest counts, and this version writes one only.
-        if let Some(higher) = store.list("")?.iter().find(|name| name.starts_with(HEADS) && *name != HEAD) {
+        let is_higher = |name: &String| name.starts_with(HEADS) && name != HEAD;
+        if let Some(higher) = store.list("")?.into_iter().map(|entry| entry.name).find(is_higher) {
             let what = format!("the repository has a further head, expected only {HEAD}");
             return Err(RepositoryError::unknown(higher, what).into());
         }
@@ -151,7 +154,7 @@ impl Repository {
     /// # Errors
     /// Where they cannot be listed.
     pub fn clusters(&self) -> Result<Vec<ClusterName>, Failure> {
-        Ok(self.store.list(CLUSTERS)?.iter().filter_map(|name| name.parse().ok()).collect())
+        Ok(self.store.list(CLUSTERS)?.iter().filter_map(|entry| entry.name.parse().ok()).collect())
     }
 
     /// A cluster's backups, the oldest first.
@@ -160,8 +163,8 @@ impl Repository {
     /// Where they cannot be listed.
     pub fn backups(&self, cluster: &ClusterName) -> Result<Vec<BackupId>, Failure> {
         let names = self.store.list(&cluster.backups())?;
-        let mut backups: Vec<BackupId> =
-            names.iter().filter_map(|name| name.strip_suffix(MANIFEST_SUFFIX)?.parse().ok()).collect();
+        let id = |entry: &Entry| entry.name.strip_suffix(MANIFEST_SUFFIX)?.parse().ok();
+        let mut backups: Vec<BackupId> = names.iter().filter_map(id).collect();
         backups.sort_unstable();
         Ok(backups)
     }
@@ -170,9 +173,8 @@ impl Repository {
     pub(super) fn strays(&self, cluster: &ClusterName) -> Result<Vec<String>, Failure> {
         let is_backup =
             |name: &str| name.strip_suffix(MANIFEST_SUFFIX).is_some_and(|id| id.parse::<BackupId>().is_ok());
-        let mut names = self.store.list(&cluster.backups())?;
-        names.retain(|name| !is_backup(name));
-        Ok(names)
+        let names = self.store.list(&cluster.backups())?.into_iter().map(|entry| entry.name);
+        Ok(names.filter(|name| !is_backup(name)).collect())
     }
 
     /// Opens a backup.

@@ -23,6 +23,7 @@ use super::names::{BackupId, ClusterName};
 use super::pack_ledger::PackLedger;
 use super::place::{Repository, now};
 use super::records::FolderRecord;
+use super::store::{PackPlace, Requests, Uploads};
 use super::summary::{BackupSummary, TablespaceSummary};
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
@@ -50,14 +51,14 @@ pub struct RepositoryDestination {
 }
 
 impl RepositoryDestination {
-    /// The folder for what is not published yet.
+    /// The folder for what is kept only until it is packed.
     pub(crate) fn staging_folder(&self) -> Result<PathBuf, Failure> {
-        self.repository.store().local_folder("staging")
+        self.repository.store().staging()
     }
 
-    /// The folder of the cluster's packs.
-    pub(crate) fn packs_folder(&self) -> Result<PathBuf, Failure> {
-        self.repository.store().local_folder(&self.cluster.packs())
+    /// How the cluster's packs are written.
+    pub(crate) fn packs(&self) -> Result<PackPlace, Failure> {
+        self.repository.store().packs(&self.cluster.packs())
     }
 }
 
@@ -74,6 +75,9 @@ pub struct StoredBackup {
     pub packs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// What was asked of the object store, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
 }
 
 /// What only the run knows of its backup.
@@ -94,6 +98,7 @@ pub(crate) struct RepositoryWriting {
     started: u64,
     staging: PathBuf,
     packs_folder: Arc<Folder>,
+    uploads: Option<Arc<dyn Uploads>>,
     packs: Arc<PackLedger>,
     placed: Option<Sender<Placed>>,
     catalogue: Option<JoinHandle<Option<Catalogued>>>,
@@ -113,8 +118,16 @@ impl RepositoryWriting {
         let RepositoryDestination { repository, cluster, .. } = destination;
         repository.claim_identity(cluster, system_identifier)?;
         let backup = repository.next_backup(cluster)?;
-        let packs_folder = Folder::open(&destination.packs_folder()?)?;
-        let staging = destination.staging_folder()?.join(backup.to_string());
+        let staging = destination.staging_folder()?;
+        let (packs_folder, uploads) = match destination.packs()? {
+            PackPlace::Folder(path) => (Folder::open(&path)?, None),
+            // No file is made; the path is for messages.
+            PackPlace::Uploads(uploads) => {
+                let path = format!("{}/{}", repository.store().address(), cluster.packs());
+                (Folder::named(&staging, path)?, Some(uploads))
+            }
+        };
+        let staging = staging.join(format!("pgstrata-{backup}"));
         let manifest = ManifestWriter::begin(repository, &cluster.manifest(backup))?;
         let (placed, records) = bounded(QUEUE);
         let switch = stop.clone();
@@ -141,6 +154,7 @@ impl RepositoryWriting {
             staging,
             sink: RepositorySink::new(Arc::clone(&packs_folder)),
             packs_folder,
+            uploads,
             packs: Arc::new(PackLedger::new(backup)),
             placed: Some(placed),
             catalogue: Some(catalogue),
@@ -170,6 +184,7 @@ impl RepositoryWriting {
             sealing: self.destination.repository.sealing().clone(),
             cluster: self.destination.cluster.clone(),
             folder: Arc::clone(&self.packs_folder),
+            uploads: self.uploads.clone(),
             packs: Arc::clone(&self.packs),
             placed: self.placed.clone().expect("the backup is under way"),
             buffers,
@@ -249,7 +264,8 @@ impl RepositoryWriting {
         let published = manifest.commit(&folders, &packs, &summary);
         // Where the outcome is not known, it may be there: its packs stay.
         self.committed = match &published {
-            Ok(built) => built.is_some(),
+            // Of another backup of this name the packs have these names.
+            Ok(_) => true,
             Err(_) => !matches!(store.open(&name), Ok(None)),
         };
         if published?.is_none() {
@@ -262,6 +278,7 @@ impl RepositoryWriting {
             backup: summary.backup,
             packs: packs.len() as u64,
             bytes: stored_bytes,
+            requests: store.requests(),
         })
     }
 

@@ -21,6 +21,12 @@ impl Folder {
         Ok(Arc::new(Folder { handle: File::from(handle), path: path.to_owned() }))
     }
 
+    /// Opens the folder at `path` under another name, for messages.
+    pub fn named(path: &Path, name: impl Into<PathBuf>) -> Result<Arc<Folder>, Failure> {
+        let handle = File::open(path).map_err(|error| Failure::disk("open folder", path, error))?;
+        Ok(Arc::new(Folder { handle, path: name.into() }))
+    }
+
     /// Opens a folder below this one. `path` was checked: relative, no `..`.
     pub fn descend(self: &Arc<Self>, path: &[u8]) -> Result<Arc<Folder>, Failure> {
         let mut here = Arc::clone(self);
