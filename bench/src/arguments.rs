@@ -35,6 +35,12 @@ pub(crate) enum Rivalry {
     Receivewal(ReceivewalOptions),
     /// pg_verifybackup and pgstrata verifybackup, on one finished backup, without parsing WAL
     Verifybackup(VerifybackupOptions),
+    /// pgbackrest backup and pgstrata backup: a full backup into an empty repository, durable
+    Backup(RepositoryOptions),
+    /// pgbackrest restore and pgstrata restore: into an empty folder, durable
+    Restore(RepositoryOptions),
+    /// pgbackrest verify and pgstrata verify, each of its own repository with one backup
+    Verify(RepositoryOptions),
 }
 
 /// What every command takes.
@@ -122,6 +128,19 @@ pub(crate) struct ReceivewalOptions {
     pub(crate) compress: Option<String>,
 }
 
+/// What the comparisons of repositories take.
+#[derive(Debug, Args)]
+pub(crate) struct RepositoryOptions {
+    #[command(flatten)]
+    pub(crate) compare: CompareOptions,
+    /// What both compress with
+    #[arg(long, value_enum, default_value = "zstd")]
+    pub(crate) method: Packed,
+    /// Where pgstrata's backups read the cluster
+    #[arg(long, value_enum, default_value = "local")]
+    pub(crate) source: Source,
+}
+
 /// What `memory` takes.
 #[derive(Debug, Args)]
 pub(crate) struct MemoryOptions {
@@ -178,6 +197,26 @@ pub(crate) enum Method {
     Zstd,
     /// gzip at its usual level.
     Gzip,
+}
+
+/// `--method` of repositories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Packed {
+    /// zstd at level 1.
+    Zstd,
+    /// lz4 at level 1.
+    Lz4,
+    /// Nothing.
+    None,
+}
+
+/// `--source`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Source {
+    /// The data directory, as pgBackRest does.
+    Local,
+    /// The replication stream.
+    Stream,
 }
 
 /// `--format`.

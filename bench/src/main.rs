@@ -5,6 +5,7 @@
 
 mod archive;
 mod arguments;
+mod backup;
 mod basebackup;
 mod cache;
 mod cluster;
@@ -22,11 +23,14 @@ mod one_run;
 mod output;
 mod pairs;
 mod peer;
+mod pgbackrest;
 mod place;
 mod program;
 mod random;
 mod reach;
 mod receivewal;
+mod repositories;
+mod restore;
 mod server_cpu;
 mod sql;
 mod statistics;
@@ -34,6 +38,7 @@ mod summary;
 mod table;
 mod tar;
 mod tree;
+mod verify;
 mod verifybackup;
 
 use std::process::ExitCode;
@@ -48,6 +53,9 @@ fn main() -> ExitCode {
         Command::Compare(Rivalry::Tar(options)) => tar::compare(&options),
         Command::Compare(Rivalry::Receivewal(options)) => receivewal::compare(&options),
         Command::Compare(Rivalry::Verifybackup(options)) => verifybackup::compare(&options),
+        Command::Compare(Rivalry::Backup(options)) => backup::compare(&options),
+        Command::Compare(Rivalry::Restore(options)) => restore::compare(&options),
+        Command::Compare(Rivalry::Verify(options)) => verify::compare(&options),
         Command::Memory(options) => memory::measure(&options),
         Command::MeasureOne(one) => measure::measure_here(&one),
     };

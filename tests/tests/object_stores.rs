@@ -188,6 +188,24 @@ fn every_place_keeps_the_same_rules() {
     assert_eq!(open("somewhere").list("").expect("listed").len(), 0);
 }
 
+/// For stores that CI does not have: `PGSTRATA_TEST_STORES=az://container/prefix`, with their settings in the environment.
+#[test]
+fn stores_that_are_named_keep_them_too() {
+    let Ok(addresses) = std::env::var("PGSTRATA_TEST_STORES") else {
+        eprintln!("skipped: PGSTRATA_TEST_STORES names no further store");
+        return;
+    };
+    for address in addresses.split_whitespace() {
+        let place = format!("{address}/{}", std::process::id());
+        let store = open_store(&place, &[]).expect("settings");
+        conforms(&store);
+        uploads_conform(&*store);
+        let left = ["a/longer/way", "a.", "packs/empty", "packs/small", "packs/large"].map(str::to_owned);
+        store.remove(&left).expect("removed");
+        eprintln!("{place}: {:?}", store.requests());
+    }
+}
+
 /// Where WAL waits until it is packed.
 fn staging(server: &S3Server) -> PathBuf {
     let folder = server.scratch().join("staging");

@@ -47,6 +47,8 @@ pub struct BulkStream {
     source: Source,
     exchange: Exchange,
     stall: Option<Duration>,
+    /// Whether the server was told that this is the end.
+    said_goodbye: bool,
 }
 
 enum Source {
@@ -67,7 +69,7 @@ impl BulkStream {
             stream
         });
         let source = Source::Socket { receiver, tls, wire };
-        Ok(Self { source, exchange: exchange.with_buffer(BUFFER), stall: None })
+        Ok(Self { source, exchange: exchange.with_buffer(BUFFER), stall: None, said_goodbye: false })
     }
 
     /// A stream of recorded or invented bytes that begins with the reply to a command, as if that was just sent.
@@ -76,7 +78,7 @@ impl BulkStream {
     pub fn from_receiver(receiver: Box<dyn BulkReceive>, notices: NoticeSink) -> Self {
         let mut exchange = Exchange::new(BUFFER, notices);
         exchange.begin();
-        Self { source: Source::Other(receiver), exchange, stall: None }
+        Self { source: Source::Other(receiver), exchange, stall: None, said_goodbye: false }
     }
 
     /// Fails with [`SessionError::Stalled`] where nothing arrives for `limit`; `None`, as at first, and zero wait
@@ -266,7 +268,7 @@ impl BulkStream {
                 Some(stream) => stream.tls.encrypt(&out),
             };
             // A server that is gone already needs no goodbye.
-            let _ = out.and_then(|out| receiver.send_all(&out));
+            self.said_goodbye = out.and_then(|out| receiver.send_all(&out)).is_ok();
         }
     }
 
@@ -301,8 +303,10 @@ fn receive_secure(
 impl Drop for BulkStream {
     fn drop(&mut self) {
         // Handles may outlive the stream and hold the socket open; the server must not wait for them.
-        if let Some(wire) = self.wire() {
-            wire.shut_down();
+        match self.wire() {
+            Some(wire) if self.said_goodbye => wire.shut_down(),
+            Some(wire) => wire.abandon(),
+            None => {}
         }
     }
 }

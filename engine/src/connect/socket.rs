@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::net::Shutdown;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -182,6 +183,17 @@ impl Wire {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
+    /// As [`Self::shut_down`], for a connection whose other end may still be sending: the last descriptor that is
+    /// closed resets it.
+    ///
+    /// A reader that has drained the socket while it is shut down announces no new window. Without a reset the server
+    /// would wait for room until the kernel forgets the socket, a minute or more, with its walsender and slot active.
+    pub(super) fn abandon(&self) {
+        // Local sockets know no such thing; there a closed end is seen at once.
+        let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        self.shut_down();
+    }
+
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }
@@ -209,6 +221,6 @@ impl CancelHandle {
     /// Ends the connection. Its owner sees [`super::SessionError::Cancelled`].
     pub fn cancel(&self) {
         self.wire.cancelled.store(true, Ordering::Release);
-        self.wire.shut_down();
+        self.wire.abandon();
     }
 }

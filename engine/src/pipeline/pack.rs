@@ -1,6 +1,6 @@
 //! Packing: what becomes of a lane's chunks on their way into a repository.
 //!
-//! A chunk is a frame: hashed, compressed, and appended to the pack that this lane fills; each lane fills one of its
+//! A chunk is a frame: hashed, compressed, sealed, and appended to the pack that this lane fills; each lane fills one of its
 //! own, so none waits for another. Frames that the backup holds already are referred to instead. When a file's last
 //! bytes are placed, its record goes to the catalogue.
 //!
@@ -18,8 +18,8 @@ use super::feeder::send;
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
 use crate::repository::{
-    BLOCK, Codec, ContainerBuilder, EXTENTS_MAX, Extent, FileRecord, FrameCompression, FrameEncoder,
-    FrameKind, ObjectKind, PACK_FRAMES_MAX, PackId, PackLedger, Placed, RepositoryId, Uploads,
+    BLOCK, ClusterName, ContainerBuilder, EXTENTS_MAX, Extent, FileRecord, FrameCompression, FrameEncoder,
+    FrameKind, ObjectKind, PACK_FRAMES_MAX, PackId, PackLedger, Placed, Sealing, Uploads,
 };
 
 /// A pack of so many bytes is ended.
@@ -32,8 +32,10 @@ const PACK_MODE: u32 = 0o600;
 pub struct Packing {
     /// What frames are compressed with.
     pub compression: FrameCompression,
+    /// What packs are sealed with.
+    pub sealing: Sealing,
     /// Whose packs these are.
-    pub repository: RepositoryId,
+    pub cluster: ClusterName,
     /// The folder they are written to.
     pub folder: Arc<Folder>,
     /// Where they are sent instead, if they are; that folder is for messages then.
@@ -136,13 +138,12 @@ impl FramePacker {
         if self.open.as_ref().is_some_and(OpenPack::is_full) {
             self.finish(outlet)?;
         }
-        let (codec, stored): (Codec, &[u8]) =
-            self.encoder.encode(plain).map_err(|error| no_memory(&error))?;
         let open = match &mut self.open {
             Some(open) => open,
             none => none.insert(OpenPack::begin(&self.packing, &self.pool, outlet)?),
         };
-        let frame = open.builder.push(FrameKind::Data, codec, length, stored.len(), hash);
+        let framed = open.builder.frame(&mut self.encoder, FrameKind::Data, plain, hash);
+        let (frame, stored) = framed.map_err(|error| no_memory(&error))?;
         open.packer.write(stored, outlet)?;
         let pack = open.id.number;
         self.packing.packs.remember(hash, pack, frame);
@@ -163,7 +164,7 @@ impl OpenPack {
             size: None,
             writer: Some(writer),
         };
-        let builder = ContainerBuilder::new(ObjectKind::Pack, &packing.repository);
+        let builder = ContainerBuilder::new(ObjectKind::Pack, &packing.cluster.pack(id), &packing.sealing)?;
         let mut packer = Packer::new(pool.clone(), Arc::new(output));
         packer.write(builder.prologue(), outlet)?;
         Ok(Self { id, builder, packer })

@@ -4,6 +4,7 @@ use std::io;
 
 use pgstrata_protocol::basebackup::{CompressionMethod, CompressionSpec};
 
+use super::cipher::{ObjectCipher, TAG};
 use super::container::{Codec, Frame, Hash, PLAIN_MAX};
 use super::error::RepositoryError;
 
@@ -67,23 +68,43 @@ impl FrameEncoder {
         Ok(Self { zstd, compression, scratch: Vec::new() })
     }
 
-    /// Packs at most [`PLAIN_MAX`] bytes. What is returned may be the plain bytes.
+    /// Packs at most [`PLAIN_MAX`] bytes, and seals them as the frame of this number. What is returned may be the
+    /// plain bytes where there is nothing to seal with.
     ///
     /// # Errors
     /// Where the compressor fails, which it does only for want of memory.
-    pub fn encode<'a>(&'a mut self, plain: &'a [u8]) -> io::Result<(Codec, &'a [u8])> {
-        let (codec, length) = match (self.compression, &mut self.zstd) {
+    pub(super) fn encode<'a>(
+        &'a mut self,
+        plain: &'a [u8],
+        cipher: Option<(&ObjectCipher, u32)>,
+    ) -> io::Result<(Codec, &'a [u8])> {
+        let packed = match (self.compression, &mut self.zstd) {
             (FrameCompression::Zstd(_), Some(zstd)) => {
-                self.scratch.resize(zstd::zstd_safe::compress_bound(plain.len()), 0);
-                (Codec::Zstd, zstd.compress_to_buffer(plain, &mut self.scratch[..])?)
+                self.scratch.resize(zstd::zstd_safe::compress_bound(plain.len()) + TAG, 0);
+                Some((Codec::Zstd, zstd.compress_to_buffer(plain, &mut self.scratch[..])?))
             }
             (FrameCompression::Lz4, _) => {
-                self.scratch.resize(lz4::block::compress_bound(plain.len())?, 0);
-                (Codec::Lz4, lz4::block::compress_to_buffer(plain, None, false, &mut self.scratch)?)
+                self.scratch.resize(lz4::block::compress_bound(plain.len())? + TAG, 0);
+                Some((Codec::Lz4, lz4::block::compress_to_buffer(plain, None, false, &mut self.scratch)?))
             }
-            _ => return Ok((Codec::None, plain)),
+            _ => None,
         };
-        if length < plain.len() { Ok((codec, &self.scratch[..length])) } else { Ok((Codec::None, plain)) }
+        let packed = packed.filter(|(_, length)| *length < plain.len());
+        Ok(match (packed, cipher) {
+            (Some((codec, length)), None) => (codec, &self.scratch[..length]),
+            (Some((codec, length)), Some((cipher, number))) => {
+                let sealed = &mut self.scratch[..length + TAG];
+                cipher.seal_in_place(number, sealed);
+                (codec, sealed)
+            }
+            (None, None) => (Codec::None, plain),
+            (None, Some((cipher, number))) => {
+                let length = plain.len() + TAG;
+                self.scratch.resize(self.scratch.len().max(length), 0);
+                cipher.seal(number, &[], plain, &mut self.scratch[..length]);
+                (Codec::None, &self.scratch[..length])
+            }
+        })
     }
 }
 
@@ -153,6 +174,7 @@ impl FrameDecoder {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::cipher::{KEY, Key};
     use super::super::container::FrameKind;
     use super::*;
 
@@ -170,6 +192,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn sealed_frames_come_back_from_their_own_place_alone() {
+        let cipher = ObjectCipher::new(&Key::new([1; KEY]), &[7; 64], "x");
+        let mut decoder = FrameDecoder::new().expect("memory");
+        for plain in [vec![9; 100_000], vec![1, 2, 3], b"no two alike".to_vec()] {
+            for compression in ALL {
+                let mut encoder = FrameEncoder::new(compression).expect("memory");
+                let (codec, stored) = encoder.encode(&plain, Some((&cipher, 5))).expect("packed");
+                assert!(stored.len() <= plain.len() + TAG);
+                let frame = frame(codec, &plain, stored);
+                let stored = stored.to_vec();
+                assert!(cipher.open(6, &[], &mut stored.clone()).is_err(), "another number");
+                assert!(cipher.open(5, &[0], &mut stored.clone()).is_err(), "with more beside it");
+                let mut opened = stored.clone();
+                let packed = cipher.open(5, &[], &mut opened).expect("authentic");
+                assert_eq!(decoder.decode(&frame, packed, "x", 5).expect("whole"), &plain[..]);
+                let others = [
+                    ObjectCipher::new(&Key::new([2; KEY]), &[7; 64], "x"),
+                    ObjectCipher::new(&Key::new([1; KEY]), &[8; 64], "x"),
+                    ObjectCipher::new(&Key::new([1; KEY]), &[7; 64], "y"),
+                ];
+                for other in others {
+                    assert!(other.open(5, &[], &mut stored.clone()).is_err(), "another object");
+                }
+                for place in 0..stored.len().min(200) {
+                    let mut spoiled = stored.clone();
+                    spoiled[place] ^= 1;
+                    assert!(cipher.open(5, &[], &mut spoiled).is_err(), "byte {place}");
+                }
+                assert!(cipher.open(5, &[], &mut stored[..TAG - 1].to_vec()).is_err(), "less than a tag");
+            }
+        }
+    }
+
     fn plain() -> impl Strategy<Value = Vec<u8>> {
         let noise = prop::collection::vec(any::<u8>(), 1..2000);
         let smooth = (any::<u8>(), 1usize..40_000).prop_map(|(byte, count)| vec![byte; count]);
@@ -182,7 +238,7 @@ mod tests {
             let mut decoder = FrameDecoder::new().expect("memory");
             for compression in ALL {
                 let mut encoder = FrameEncoder::new(compression).expect("memory");
-                let (codec, stored) = encoder.encode(&plain).expect("packed");
+                let (codec, stored) = encoder.encode(&plain, None).expect("packed");
                 prop_assert!(stored.len() <= plain.len());
                 let frame = frame(codec, &plain, stored);
                 prop_assert_eq!(decoder.decode(&frame, stored, "x", 0).expect("whole"), &plain[..]);
@@ -195,7 +251,7 @@ mod tests {
             let mut decoder = FrameDecoder::new().expect("memory");
             for compression in ALL {
                 let mut encoder = FrameEncoder::new(compression).expect("memory");
-                let (codec, stored) = encoder.encode(&plain).expect("packed");
+                let (codec, stored) = encoder.encode(&plain, None).expect("packed");
                 let frame = frame(codec, &plain, stored);
                 let mut spoiled = stored.to_vec();
                 spoiled[place.index(stored.len())] ^= 1u8 << bit;

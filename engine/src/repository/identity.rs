@@ -18,7 +18,7 @@ impl Repository {
     /// Where the object that says so is damaged, or lost.
     pub fn identity(&self, cluster: &ClusterName) -> Result<Option<u64>, Failure> {
         let name = cluster.identity();
-        let opened = ObjectReader::open(&**self.store(), &name, ObjectKind::Identity, Some(&self.id()))?;
+        let opened = ObjectReader::open(self, &name, ObjectKind::Identity)?;
         let Some(object) = opened else {
             if self.backups(cluster)?.is_empty() {
                 return Ok(None);
@@ -49,8 +49,7 @@ impl Repository {
     /// Gives the cluster's name to a system, unless it has it or another does.
     pub(super) fn claim_identity(&self, cluster: &ClusterName, system: u64) -> Result<(), Failure> {
         if self.identity(cluster)?.is_none() {
-            let (id, name) = (self.id(), cluster.identity());
-            let mut object = ObjectWriter::begin(&**self.store(), ObjectKind::Identity, &id, &name)?;
+            let mut object = ObjectWriter::begin(self, ObjectKind::Identity, &cluster.identity())?;
             let summary = IdentitySummary {
                 cluster: cluster.to_string(),
                 system_identifier: system,

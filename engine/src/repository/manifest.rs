@@ -1,16 +1,13 @@
 //! A backup's manifest: its summary and its packs at once, its files as a stream.
 
-use std::sync::Arc;
-
 use super::codec::FrameDecoder;
-use super::container::{Built, FrameKind, ObjectKind, RepositoryId};
+use super::container::{Built, FrameKind, ObjectKind};
 use super::error::RepositoryError;
 use super::names::{BackupId, ClusterName};
 use super::object_reader::ObjectReader;
 use super::object_writer::ObjectWriter;
 use super::place::{Repository, read_summary};
 use super::records::{BadRecord, FileRecord, FolderRecord, PACKS_MAX, PackRecord};
-use super::store::Store;
 use super::summary::BackupSummary;
 use crate::failure::Failure;
 
@@ -25,8 +22,7 @@ pub struct Manifest {
     pub summary: BackupSummary,
     /// The packs that maps count from.
     pub packs: Vec<PackRecord>,
-    store: Arc<dyn Store>,
-    repository: RepositoryId,
+    repository: Repository,
     cluster: ClusterName,
 }
 
@@ -36,9 +32,8 @@ impl Manifest {
         cluster: &ClusterName,
         id: BackupId,
     ) -> Result<Option<Self>, Failure> {
-        let (store, name) = (repository.store(), cluster.manifest(id));
-        let own = repository.id();
-        let Some(object) = ObjectReader::open(&**store, &name, ObjectKind::Manifest, Some(&own))? else {
+        let name = cluster.manifest(id);
+        let Some(object) = ObjectReader::open(repository, &name, ObjectKind::Manifest)? else {
             return Ok(None);
         };
         let summary: BackupSummary = read_summary(&object)?;
@@ -64,8 +59,8 @@ impl Manifest {
             return Err(damaged(format!("pack {pack} comes twice in its table")));
         }
         drop(ids);
-        let store = Arc::clone(store);
-        Ok(Some(Self { object, summary, packs, store, repository: own, cluster: cluster.clone() }))
+        let (repository, cluster) = (repository.clone(), cluster.clone());
+        Ok(Some(Self { object, summary, packs, repository, cluster }))
     }
 
     /// The object.
@@ -119,7 +114,7 @@ impl Manifest {
             return Err(RepositoryError::damaged(self.object.name(), what).into());
         }
         let name = self.pack_name(pack);
-        let object = ObjectReader::open(&*self.store, &name, ObjectKind::Pack, Some(&self.repository))?;
+        let object = ObjectReader::open(&self.repository, &name, ObjectKind::Pack)?;
         let Some(object) = object else {
             return Err(RepositoryError::damaged(name, "it is missing").into());
         };
@@ -180,10 +175,9 @@ pub(super) struct ManifestWriter {
 }
 
 impl ManifestWriter {
-    /// Begins the object `name`.
+    /// Begins the manifest of this name.
     pub(super) fn begin(repository: &Repository, name: &str) -> Result<Self, Failure> {
-        let (store, id) = (repository.store(), repository.id());
-        let object = ObjectWriter::begin(&**store, ObjectKind::Manifest, &id, name)?;
+        let object = ObjectWriter::begin(repository, ObjectKind::Manifest, name)?;
         Ok(Self { object, records: Vec::new() })
     }
 
@@ -213,13 +207,15 @@ impl ManifestWriter {
         folders: &[FolderRecord],
         packs: &[PackRecord],
         summary: &BackupSummary,
-        name: &str,
     ) -> Result<Option<Built>, Failure> {
         if packs.len() > PACKS_MAX {
             let what = format!("{} packs, expected at most {PACKS_MAX}", packs.len());
-            return Err(
-                RepositoryError::new(name, what, "split the cluster; tell the makers of pgstrata.").into()
-            );
+            return Err(RepositoryError::new(
+                "manifest",
+                what,
+                "split the cluster; tell the makers of pgstrata.",
+            )
+            .into());
         }
         self.end_frame(FrameKind::Files)?;
         for folder in folders {

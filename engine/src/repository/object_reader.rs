@@ -1,11 +1,13 @@
 //! Reads an object: its footer first, then any of its frames.
 
+use super::cipher::ObjectCipher;
 use super::codec::FrameDecoder;
 use super::container::{
-    Frame, FrameKind, Hash, ObjectKind, PROLOGUE, RepositoryId, TRAILER, Trailer, check_prologue,
-    decode_footer,
+    Frame, FrameKind, Hash, ObjectKind, PROLOGUE, Prologue, RepositoryId, TRAILER, Trailer, decode_footer,
 };
 use super::error::RepositoryError;
+use super::place::Repository;
+use super::sealing::Sealing;
 use super::store::{Object, Store};
 use crate::failure::Failure;
 
@@ -13,40 +15,58 @@ use crate::failure::Failure;
 pub struct ObjectReader {
     object: Box<dyn Object>,
     name: String,
+    cipher: Option<ObjectCipher>,
     frames: Vec<Frame>,
     repository: RepositoryId,
     checksum: Hash,
 }
 
 impl ObjectReader {
-    /// Opens an object and checks its ends. `None` where there is none of that name.
+    /// Opens an object of a repository and checks its ends. `None` where there is none of that name.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn open(
+    pub fn open(repository: &Repository, name: &str, kind: ObjectKind) -> Result<Option<Self>, Failure> {
+        Self::open_with(&**repository.store(), name, kind, Some(repository.sealing()))
+    }
+
+    /// Opens an object that is sealed so; without a sealing, of whatever repository, if it is not encrypted.
+    pub(super) fn open_with(
         store: &dyn Store,
         name: &str,
         kind: ObjectKind,
-        repository: Option<&RepositoryId>,
+        sealing: Option<&Sealing>,
     ) -> Result<Option<Self>, Failure> {
         let Some(object) = store.open(name)? else { return Ok(None) };
         let length = object.length();
-        let least = (PROLOGUE + TRAILER) as u64;
-        if length < least {
+        let enough = |least: usize| {
+            if length >= least as u64 {
+                return Ok(());
+            }
             let what = format!("found {length} bytes, expected at least {least}");
-            return Err(RepositoryError::damaged(name, what).into());
+            Err(RepositoryError::damaged(name, what))
+        };
+        enough(PROLOGUE + TRAILER)?;
+        let mut first = [0; PROLOGUE];
+        object.read(0, &mut first)?;
+        let repository = sealing.map(Sealing::repository);
+        let mut prologue = Prologue::decode(&first, kind, repository.as_ref(), name)?;
+        enough(prologue.bytes().len() + TRAILER)?;
+        if prologue.key().is_some() {
+            object.read(PROLOGUE as u64, prologue.rest())?;
         }
-        let mut prologue = [0; PROLOGUE];
-        object.read(0, &mut prologue)?;
-        let repository = check_prologue(&prologue, kind, repository, name)?;
+        let repository = prologue.repository();
+        let sealing = sealing.cloned().unwrap_or_else(|| Sealing::none(repository));
+        let cipher = sealing.cipher(prologue.key(), prologue.bytes(), name)?;
         let mut trailer = [0; TRAILER];
         object.read(length - TRAILER as u64, &mut trailer)?;
-        let trailer = Trailer::decode(&trailer, length, kind, name)?;
+        let trailer = Trailer::decode(&trailer, length, kind, &prologue, name)?;
         // Its length was just compared with the object's own.
         let mut footer = vec![0; trailer.footer_length()];
         object.read(trailer.footer, &mut footer)?;
-        let frames = decode_footer(&prologue, &footer, &trailer, name)?;
-        Ok(Some(Self { object, name: name.to_owned(), frames, repository, checksum: trailer.checksum }))
+        let frames = decode_footer(&prologue, cipher.as_ref(), &mut footer, &trailer, name)?;
+        let (name, checksum) = (name.to_owned(), trailer.checksum);
+        Ok(Some(Self { object, name, cipher, frames, repository, checksum }))
     }
 
     /// The object's name.
@@ -84,7 +104,7 @@ impl ObjectReader {
         self.checksum
     }
 
-    /// Reads a frame's stored bytes into `stored` and unpacks them.
+    /// Reads a frame's stored bytes into `stored`, opens and unpacks them.
     ///
     /// # Errors
     /// Where there is no such frame, or it is damaged.
@@ -100,7 +120,17 @@ impl ObjectReader {
         };
         stored.resize(frame.stored as usize, 0);
         self.object.read(frame.offset, stored)?;
-        Ok(decoder.decode(frame, stored, &self.name, number)?)
+        let packed = match &self.cipher {
+            None => &stored[..],
+            Some(cipher) => cipher.open(number, &[], stored).map_err(|_| {
+                let what = format!(
+                    "frame {number} at byte {}: it is not authentic: it was changed, or is another in its place",
+                    frame.offset
+                );
+                RepositoryError::damaged(&self.name, what)
+            })?,
+        };
+        Ok(decoder.decode(frame, packed, &self.name, number)?)
     }
 }
 

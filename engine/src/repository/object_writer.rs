@@ -1,8 +1,10 @@
 //! Writes an object frame by frame through the store.
 
 use super::codec::{FrameCompression, FrameEncoder};
-use super::container::{Built, ContainerBuilder, FRAMES_MAX, FrameKind, ObjectKind, PLAIN_MAX, RepositoryId};
+use super::container::{Built, ContainerBuilder, FRAMES_MAX, FrameKind, ObjectKind, PLAIN_MAX};
 use super::error::RepositoryError;
+use super::place::Repository;
+use super::sealing::Sealing;
 use super::store::{NewObject, Store};
 use crate::failure::Failure;
 
@@ -17,13 +19,19 @@ pub(super) struct ObjectWriter {
 }
 
 impl ObjectWriter {
-    pub(super) fn begin(
+    /// Begins an object of a repository. It is sealed under its name, so the name is given now.
+    pub(super) fn begin(repository: &Repository, kind: ObjectKind, name: &str) -> Result<Self, Failure> {
+        Self::begin_with(&**repository.store(), kind, name, repository.sealing())
+    }
+
+    /// Begins an object that is sealed so.
+    pub(super) fn begin_with(
         store: &dyn Store,
         kind: ObjectKind,
-        id: &RepositoryId,
         name: &str,
+        sealing: &Sealing,
     ) -> Result<Self, Failure> {
-        let builder = ContainerBuilder::new(kind, id);
+        let builder = ContainerBuilder::new(kind, name, sealing)?;
         let mut object = store.create(name)?;
         object.write(builder.prologue())?;
         let encoder = FrameEncoder::new(COMPRESSION).map_err(|error| Failure::Target(error.to_string()))?;
@@ -39,13 +47,11 @@ impl ObjectWriter {
         if plain.len() > PLAIN_MAX || self.builder.frames() >= FRAMES_MAX {
             let what =
                 format!("{} bytes in frame {} are more than it can hold", plain.len(), self.builder.frames());
-            return Err(RepositoryError::new("manifest", what, "tell the makers of pgstrata.").into());
+            return Err(RepositoryError::new(&self.name, what, "tell the makers of pgstrata.").into());
         }
         let hash = *blake3::hash(plain).as_bytes();
-        let encoded = self.encoder.encode(plain);
-        let (codec, stored) =
-            encoded.map_err(|error| Failure::Target(format!("could not compress: {error}")))?;
-        self.builder.push(kind, codec, plain.len(), stored.len(), hash);
+        let framed = self.builder.frame(&mut self.encoder, kind, plain, hash);
+        let (_, stored) = framed.map_err(|error| Failure::Target(format!("could not compress: {error}")))?;
         self.object.write(stored)
     }
 

@@ -10,6 +10,7 @@ use super::manifest::Manifest;
 use super::names::{BackupId, CLUSTERS, ClusterName, HEAD, HEADS, MANIFEST_SUFFIX};
 use super::object_reader::ObjectReader;
 use super::object_writer::ObjectWriter;
+use super::sealing::Sealing;
 use super::store::{Entry, Store};
 use super::summary::{HeadSummary, parse};
 use crate::failure::Failure;
@@ -18,7 +19,7 @@ use crate::failure::Failure;
 #[derive(Clone, Debug)]
 pub struct Repository {
     store: Arc<dyn Store>,
-    id: RepositoryId,
+    sealing: Sealing,
 }
 
 /// Which backup is meant.
@@ -62,14 +63,15 @@ impl Repository {
             None => {}
         }
         let id: RepositoryId = super::random()?;
-        let mut head = ObjectWriter::begin(&*store, ObjectKind::Head, &id, HEAD)?;
+        let sealing = Sealing::none(id);
+        let mut head = ObjectWriter::begin_with(&*store, ObjectKind::Head, HEAD, &sealing)?;
         let program = env!("CARGO_PKG_VERSION").to_owned();
         let summary = HeadSummary { created: now(), program, key_slots: Vec::new(), requires: Vec::new() };
         head.frame(FrameKind::Summary, &serde_json::to_vec(&summary).expect("a summary is JSON"))?;
         if head.publish()?.is_none() {
             return Err(taken("another process has just made a repository there"));
         }
-        Ok(Self { store, id })
+        Ok(Self { store, sealing })
     }
 
     /// Opens a repository.
@@ -77,7 +79,7 @@ impl Repository {
     /// # Errors
     /// Where there is none, or none that this version knows.
     pub fn open(store: Arc<dyn Store>) -> Result<Self, Failure> {
-        let Some(head) = ObjectReader::open(&*store, HEAD, ObjectKind::Head, None)? else {
+        let Some(head) = ObjectReader::open_with(&*store, HEAD, ObjectKind::Head, None)? else {
             // Where there is not even a place for one, that is the better answer.
             store.list("")?;
             let hint = "check the name, or make a repository with `pgstrata init`.";
@@ -94,7 +96,7 @@ impl Repository {
             let what = "it has encryption keys, and this version knows no encryption";
             return Err(RepositoryError::unknown(HEAD, what).into());
         }
-        Ok(Self { store, id: head.repository() })
+        Ok(Self { store, sealing: Sealing::none(head.repository()) })
     }
 
     /// Where its objects are.
@@ -106,7 +108,13 @@ impl Repository {
     /// Its identity.
     #[must_use]
     pub fn id(&self) -> RepositoryId {
-        self.id
+        self.sealing.repository()
+    }
+
+    /// What its objects are sealed with.
+    #[must_use]
+    pub fn sealing(&self) -> &Sealing {
+        &self.sealing
     }
 
     /// Its clusters, by name.

@@ -181,7 +181,8 @@ impl RepositoryWriting {
     pub(crate) fn packing(&self, buffers: usize) -> Packing {
         Packing {
             compression: self.destination.compression,
-            repository: self.destination.repository.id(),
+            sealing: self.destination.repository.sealing().clone(),
+            cluster: self.destination.cluster.clone(),
             folder: Arc::clone(&self.packs_folder),
             uploads: self.uploads.clone(),
             packs: Arc::clone(&self.packs),
@@ -260,7 +261,7 @@ impl RepositoryWriting {
         let sink = std::mem::replace(&mut self.sink, RepositorySink::new(Arc::clone(&self.packs_folder)));
         let name = cluster.manifest(self.backup);
         let folders = all_folders(sink.into_folders(), &self.tablespaces, facts.folder_mode);
-        let published = manifest.commit(&folders, &packs, &summary, &name);
+        let published = manifest.commit(&folders, &packs, &summary);
         // Where the outcome is not known, it may be there: its packs stay.
         self.committed = match &published {
             // Of another backup of this name the packs have these names.

@@ -1,6 +1,6 @@
 //! What a real server does too rarely to test with: dribbles, stalls, cuts, nonsense.
 
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::mpsc;
 use std::thread;
@@ -532,6 +532,44 @@ fn failures_to_connect_name_the_place() {
             let error = runtime.block_on(connecting).unwrap_err().to_string();
             assert!(error.starts_with(&message), "{conninfo}: {error}");
         }
+    }
+}
+
+#[test]
+fn a_cancelled_copy_does_not_leave_the_server_waiting_for_room() {
+    for runtime in runtimes() {
+        let (full, wait) = mpsc::channel();
+        let server = ScriptedServer::start(move |mut client| {
+            client.let_in();
+            client.query();
+            client.send(&[copy_out()]);
+            let piece = frame(b'd', &[0; 64 << 10]);
+            client.0.set_nonblocking(true).unwrap();
+            // The last frame is cut wherever there was no more room.
+            while client.0.write(&piece).is_ok() {}
+            client.0.set_nonblocking(false).unwrap();
+            client.0.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+            full.send(()).unwrap();
+            let refused = loop {
+                if let Err(error) = client.0.write(&piece) {
+                    break error;
+                }
+            };
+            let told = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe].contains(&refused.kind());
+            assert!(told, "{refused}");
+        });
+        let mut stream = runtime.block_on(begin_bulk(&server));
+        wait.recv().unwrap();
+        while stream.next_event().unwrap().is_some() {}
+        let handle = stream.cancel_handle().unwrap();
+        let mut socket = handle.wire.blocking_socket().unwrap();
+        handle.cancel();
+        // Everything that has come is drained: an unread byte would make the kernel reset the connection by itself.
+        while socket.read(&mut vec![0; 1 << 20]).unwrap() > 0 {}
+        let ended = stream.receive();
+        assert!(matches!(ended, Err(SessionError::Cancelled)), "{ended:?}");
+        drop((stream, handle, socket));
+        server.join();
     }
 }
 

@@ -40,11 +40,11 @@ fn write(root: &Path, change: fn(&mut Sample)) -> Repository {
 
 fn write_of(kind: FrameKind, root: &Path, change: fn(&mut Sample)) -> Repository {
     let repository = Repository::init(Arc::new(LocalStore::new(root))).expect("made");
-    let (store, cluster) = (&**repository.store(), cluster());
+    let cluster = cluster();
     repository.claim_identity(&cluster, 7).expect("free");
     let pack = |number| PackId { backup: backup(), number };
-    let name = cluster.pack(pack(1));
-    let mut object = ObjectWriter::begin(store, ObjectKind::Pack, &repository.id(), &name).expect("begun");
+    let mut object =
+        ObjectWriter::begin(&repository, ObjectKind::Pack, &cluster.pack(pack(1))).expect("begun");
     object.frame(kind, &[b'x'; 100]).expect("written");
     let built = object.publish().expect("published").expect("free");
     let there = PackRecord {
@@ -83,7 +83,7 @@ fn write_of(kind: FrameKind, root: &Path, change: fn(&mut Sample)) -> Repository
     let folder = |path: &&str| FolderRecord { path: path.as_bytes().to_vec(), mode: 0o700 };
     let folders: Vec<_> = sample.folders.iter().map(folder).collect();
     let summary = serde_json::from_value(sample.summary).expect("a summary");
-    let published = manifest.commit(&folders, &sample.packs, &summary, &cluster.manifest(backup()));
+    let published = manifest.commit(&folders, &sample.packs, &summary);
     published.expect("published").expect("free");
     repository
 }

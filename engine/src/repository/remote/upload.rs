@@ -11,7 +11,7 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::super::store::{Upload, Uploads};
 use super::Place;
@@ -24,6 +24,8 @@ pub(super) const PART: usize = 8 << 20;
 const UNDER_WAY: usize = 8;
 /// So long is tried to take back what was sent of an object that is given up.
 const ABORT_LIMIT: Duration = Duration::from_secs(10);
+/// So often a put is made again that met another's which then came to nothing.
+const CONFLICTS: u32 = 5;
 /// Bytes of an object's end that are compared to know it again; its trailer, with the checksum of all of it.
 const END: usize = 64;
 
@@ -217,15 +219,26 @@ impl Sending {
 impl Place {
     /// Puts an object that is not there yet, with one request. False where the name is taken by another.
     pub(super) async fn put_new(&self, name: &str, pieces: Vec<Bytes>) -> Result<bool, Trouble> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let (length, end) = ends(&pieces);
         let payload: PutPayload = pieces.into_iter().collect();
-        let put = self.client().put_opts(&self.path(name), payload, options).await;
-        match self.judge(name, "write", put) {
-            Ok(_) => Ok(true),
-            // The answer to our own first attempt may have been lost on its way.
-            Err(trouble) if trouble.is_taken() => Ok(self.is_there(name, length, &end).await),
-            Err(trouble) => Err(trouble),
+        let path = self.path(name);
+        let mut attempts = 0;
+        loop {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            let put = self.client().put_opts(&path, payload.clone(), options).await;
+            let trouble = match self.judge(name, "write", put) {
+                Ok(_) => return Ok(true),
+                Err(trouble) if trouble.is_taken() => trouble,
+                Err(trouble) => return Err(trouble),
+            };
+            match self.tail(name).await? {
+                // The answer to our own first attempt may have been lost on its way.
+                Some((found, tail)) => return Ok(found == length && tail.ends_with(&end)),
+                // S3 refuses two that come at once, without saying which one will be there.
+                None if attempts < CONFLICTS => attempts += 1,
+                None => return Err(trouble),
+            }
+            sleep(Duration::from_millis(100 << attempts)).await;
         }
     }
 
