@@ -176,7 +176,8 @@ fn every_place_keeps_the_same_rules() {
         "{:?}",
         remote.requests()
     );
-    assert!(gets < 100, "ranges are read together: {gets}");
+    // 180 pieces of one object, half of them out of order, and whole objects of 45, 20 and 9 MB.
+    assert!(gets < 200, "ranges are read together: {gets}");
     assert!(
         (100_000_000..250_000_000).contains(&bytes_up) && bytes_down > 50_000_000,
         "{bytes_up} {bytes_down}"
@@ -258,7 +259,7 @@ fn what_goes_to_s3_comes_back() {
     command(&server, "list").run().expect_success();
     command(&server, "show").args(["--cluster", "main"]).run().expect_success();
     let verified = command(&server, "verify").run();
-    assert!(verified.expect_success().stdout_text().contains("  requests     "), "{verified}");
+    assert!(verified.expect_success().stderr_text().contains("  requests     "), "{verified}");
 
     let copy = source.dir("copy");
     let restore = |json: &[&str]| {

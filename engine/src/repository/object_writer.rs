@@ -14,6 +14,7 @@ const COMPRESSION: FrameCompression = FrameCompression::Zstd(3);
 /// An object under way.
 pub(super) struct ObjectWriter {
     object: Box<dyn NewObject>,
+    name: String,
     builder: ContainerBuilder,
     encoder: FrameEncoder,
 }
@@ -35,7 +36,7 @@ impl ObjectWriter {
         let mut object = store.create(name)?;
         object.write(builder.prologue())?;
         let encoder = FrameEncoder::new(COMPRESSION).map_err(|error| Failure::Target(error.to_string()))?;
-        Ok(Self { object, builder, encoder })
+        Ok(Self { object, name: name.to_owned(), builder, encoder })
     }
 
     /// Appends a frame; one of no bytes is left out.

@@ -264,7 +264,7 @@ impl Object for RemoteObject {
             let (from, bytes) = if offset >= body {
                 (body, shared.tail.clone())
             } else {
-                let wanted = (buffer.len() as u64).min(body - offset);
+                let wanted = (buffer.len() as u64).min(body - offset).min(MOST);
                 let (from, fetch) = shared.range(offset, wanted);
                 match fetch.wait() {
                     Ok(bytes) => (from, bytes),

@@ -80,6 +80,11 @@ impl Trouble {
         self.kind == Kind::Taken
     }
 
+    /// Whether what became of the request is not known.
+    pub(super) fn has_no_answer(&self) -> bool {
+        self.kind == Kind::Unreachable
+    }
+
     /// Whether nothing that is asked next can go better.
     pub(super) fn is_fatal(&self) -> bool {
         !matches!(self.kind, Kind::Object | Kind::Taken)

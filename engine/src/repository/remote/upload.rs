@@ -26,6 +26,8 @@ const UNDER_WAY: usize = 8;
 const ABORT_LIMIT: Duration = Duration::from_secs(10);
 /// So often a put is made again that met another's which then came to nothing.
 const CONFLICTS: u32 = 5;
+/// So often one whose connection broke, beside what the library does by itself.
+const BROKEN: u32 = 2;
 /// Bytes of an object's end that are compared to know it again; its trailer, with the checksum of all of it.
 const END: usize = 64;
 
@@ -229,6 +231,8 @@ impl Place {
             let trouble = match self.judge(name, "write", put) {
                 Ok(_) => return Ok(true),
                 Err(trouble) if trouble.is_taken() => trouble,
+                // The library does not make a conditional request again whose connection broke: only who looks can know.
+                Err(trouble) if trouble.has_no_answer() && attempts < BROKEN => trouble,
                 Err(trouble) => return Err(trouble),
             };
             match self.tail(name).await? {
