@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::header::{HeaderValue, IF_NONE_MATCH, RANGE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_NONE_MATCH, LAST_MODIFIED, RANGE};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -169,7 +169,7 @@ fn take_one(counter: &AtomicU32) -> bool {
     counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
-async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> io::Result<Response<Body>> {
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let query = request.uri().query().unwrap_or_default();
     let kind = match request.method().as_str() {
         "PUT" if query.contains("partNumber") => "PUT part".to_owned(),
@@ -197,7 +197,9 @@ async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> io::Resu
         // The sender is ours.
         let _ = held.wait_for(|held| !held).await;
     }
-    mend_range(&shared.root, &mut request);
+    if let Some(answer) = whole_for_suffix(&shared.root, &request) {
+        return Ok(answer);
+    }
     let _alone = match request.headers().contains_key(IF_NONE_MATCH) {
         true => Some(shared.conditional.lock().await),
         false => None,
@@ -205,15 +207,23 @@ async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> io::Resu
     Service::call(&shared.service, request).await.map_err(|error| io::Error::other(format!("{error:?}")))
 }
 
-/// S3 gives the whole object where more of its end is asked for than it has; this server's file system fails.
-fn mend_range(root: &Path, request: &mut Request<Incoming>) {
-    let suffix = request
-        .headers()
-        .get(RANGE)
-        .and_then(|range| range.to_str().ok()?.strip_prefix("bytes=-")?.parse().ok());
-    let Some(suffix) = suffix.filter(|suffix: &u64| *suffix > 0) else { return };
-    let length = fs::metadata(root.join(request.uri().path().trim_start_matches('/'))).map(|file| file.len());
-    if length.is_ok_and(|length| length < suffix) {
-        request.headers_mut().insert(RANGE, HeaderValue::from_static("bytes=0-"));
+/// S3 gives the whole object where more of its end is asked for than it has; this server's file system fails at that, and
+/// the range is signed, so that it cannot be changed. Such a request is answered here; all others have their signatures
+/// checked.
+fn whole_for_suffix(root: &Path, request: &Request<Incoming>) -> Option<Response<Body>> {
+    let range = request.headers().get(RANGE)?.to_str().ok()?;
+    let suffix: usize = range.strip_prefix("bytes=-")?.parse().ok()?;
+    let path = root.join(request.uri().path().trim_start_matches('/'));
+    let length = usize::try_from(fs::metadata(&path).ok()?.len()).ok()?;
+    if length == 0 || length >= suffix {
+        return None;
     }
+    let content = fs::read(&path).ok()?;
+    let answer = Response::builder()
+        .status(StatusCode::PARTIAL_CONTENT)
+        .header(CONTENT_RANGE, format!("bytes 0-{}/{length}", length - 1))
+        .header(CONTENT_LENGTH, length)
+        .header(ETAG, "\"whole\"")
+        .header(LAST_MODIFIED, "Thu, 01 Jan 2026 00:00:00 GMT");
+    Some(answer.body(Body::from(content)).expect("an answer"))
 }
