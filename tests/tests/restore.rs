@@ -63,8 +63,11 @@ fn expect_refused(finished: &Finished, words: &[&str]) {
     }
 }
 
-/// Everything below a folder: kind, mode, owner, and bytes. Where links lead is not in it.
-fn tree(root: &Path) -> BTreeMap<PathBuf, (&'static str, u32, (u32, u32), Vec<u8>)> {
+/// Kind, mode, owner and bytes.
+type Facts = (&'static str, u32, (u32, u32), Vec<u8>);
+
+/// Everything below a folder. Where links lead is not in it.
+fn tree(root: &Path) -> BTreeMap<PathBuf, Facts> {
     let mut found = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -252,8 +255,7 @@ fn refusals(source: &Source, repo: &Path, cluster: &Path, somebodys: &Path) {
     expect_refused(&run.run(), &["the WAL is to go there"]);
     // Another system.
     let control = cluster.join("global/pg_control");
-    let good = fs::read(&control).unwrap();
-    let mut other = good.clone();
+    let mut other = fs::read(&control).unwrap();
     other[0] ^= 1;
     fs::write(&control, &other).unwrap();
     let delta = || with_wal(cluster).arg("--delta");

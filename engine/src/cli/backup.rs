@@ -13,7 +13,7 @@ use super::connection::ConnectionArgs;
 use super::message;
 use super::plain::plain;
 use super::progress::{human_bytes, print_json};
-use super::repository::{RepositoryArgs, cores};
+use super::repository::{RepositoryArgs, cores, shown_requests};
 use super::run_basebackup::{Shown, with_password};
 use super::summary::summary;
 use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod};
@@ -209,6 +209,9 @@ pub(super) fn run(args: &BackupArgs) -> anyhow::Result<()> {
                 ];
                 for (bytes, of) in reused.into_iter().filter(|(bytes, _)| *bytes > 0) {
                     message::print(&format!("  reused       {} of {of}", human_bytes(bytes)));
+                }
+                if let Some(requests) = &stored.requests {
+                    message::print(&shown_requests(requests));
                 }
             }
         }

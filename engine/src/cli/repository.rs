@@ -13,16 +13,20 @@ use super::configuration::Configuration;
 use super::key_options::{KeyOptions, ask, may_ask};
 use super::message;
 use super::plain::plain;
-use super::progress::print_json;
+use super::progress::{human_bytes, print_json};
 use super::run_basebackup::told;
-use crate::repository::{ClusterName, KeySource, Repository, Secret, Store, parse_address};
+use crate::repository::{ClusterName, KeySource, Repository, Requests, Secret, Store, open_store};
 
 /// Where the repository is, and how a command's end is told.
 #[derive(Debug, Clone, Args)]
 pub(super) struct RepositoryArgs {
-    /// The repository: a folder, file: and a folder, or a name in the configuration file
+    /// The repository: a folder, file: and a folder, s3://bucket/prefix, az://container/prefix, gs://bucket/prefix, or a
+    /// name in the configuration file
     #[arg(long, value_name = "REPO")]
     repo: Option<String>,
+    /// A setting of the object store, such as endpoint, region or timeout; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_option)]
+    store_option: Vec<StoreOption>,
     /// The configuration file, /etc/pgstrata/pgstrata.toml or what PGSTRATA_CONFIG says unless given
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -48,8 +52,9 @@ impl RepositoryArgs {
     pub(super) fn store_of(&self, cluster: Option<&ClusterName>) -> anyhow::Result<Arc<dyn Store>> {
         let configuration = self.configuration()?;
         let address = configuration.address(self.repo.as_deref(), cluster)?;
-        let store = parse_address(address).map_err(|error| anyhow!(error))?;
-        Ok(Arc::new(store))
+        let options: Vec<_> =
+            self.store_option.iter().map(|StoreOption { key, value }| (key.clone(), value.clone())).collect();
+        Ok(open_store(address, &options)?)
     }
 
     /// The key that is given, if any.
@@ -126,6 +131,45 @@ impl RepositoryArgs {
         }
         message::error(&text);
     }
+}
+
+/// A setting of an object store. Its value may be a secret.
+#[derive(Clone)]
+pub(super) struct StoreOption {
+    key: String,
+    value: String,
+}
+
+impl std::fmt::Debug for StoreOption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}=…", self.key)
+    }
+}
+
+// What clap says of a value that is refused repeats it, so that none is: one without a key has an empty one.
+#[expect(clippy::unnecessary_wraps, reason = "clap's signature")]
+fn parse_option(text: &str) -> Result<StoreOption, std::convert::Infallible> {
+    let (key, value) = text.split_once('=').unwrap_or(("", text));
+    Ok(StoreOption { key: key.to_owned(), value: value.to_owned() })
+}
+
+/// What was asked of an object store, for people.
+pub(super) fn shown_requests(requests: &Requests) -> String {
+    let Requests { puts, parts, multipart, gets, lists, deletes, others, failed, bytes_up, bytes_down } =
+        requests;
+    let mut text = format!(
+        "  requests     {puts} puts, {parts} parts in {multipart} multipart requests, {gets} gets, {lists} lists, \
+         {deletes} deletes; {} up, {} down",
+        human_bytes(*bytes_up),
+        human_bytes(*bytes_down)
+    );
+    if *others > 0 {
+        text += &format!("; {others} for credentials");
+    }
+    if *failed > 0 {
+        text += &format!("; {failed} failed and were made again");
+    }
+    text
 }
 
 /// How many cores there are.

@@ -11,7 +11,7 @@ use super::message;
 use super::plain::plain;
 use super::progress::{human_bytes, human_seconds, print_json};
 use super::recovery_target::RecoveryArgs;
-use super::repository::{RepositoryArgs, cores, print_lines};
+use super::repository::{RepositoryArgs, cores, print_lines, shown_requests};
 use super::signals::throw_on_signal;
 use crate::repository::{BackupChoice, ClusterName};
 use crate::restore::{
@@ -159,6 +159,9 @@ pub(super) fn run(args: &RestoreArgs) -> anyhow::Result<()> {
         message::print(&plain(&text));
         if let Some(reachable) = &report.reachable_lsn {
             message::print(&format!("  WAL          up to {reachable}"));
+        }
+        if let Some(requests) = &report.requests {
+            message::print(&shown_requests(requests));
         }
         Ok(())
     })

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::message;
 use super::plain::plain;
 use super::progress::{human_bytes, human_seconds, print_json};
-use super::repository::{RepositoryArgs, cores};
+use super::repository::{RepositoryArgs, cores, shown_requests};
 use super::signals::throw_on_signal;
 use crate::repository::{CheckConfig, CheckReport, ClusterName, check};
 use crate::stop::Stop;
@@ -47,7 +47,16 @@ fn tell(args: &VerifyArgs, report: &CheckReport) -> anyhow::Result<()> {
         print_json(&event);
     }
     let CheckReport {
-        backups, packs, frames, stored_bytes, bytes, problem_count, problems, warnings, ..
+        backups,
+        packs,
+        frames,
+        stored_bytes,
+        bytes,
+        problem_count,
+        problems,
+        warnings,
+        requests,
+        ..
     } = report;
     for warning in warnings {
         message::warning(warning);
@@ -82,6 +91,9 @@ fn tell(args: &VerifyArgs, report: &CheckReport) -> anyhow::Result<()> {
             human_seconds(report.seconds)
         );
         message::print(&plain(&text));
+        if let Some(requests) = requests {
+            message::print(&shown_requests(requests));
+        }
     }
     Ok(())
 }

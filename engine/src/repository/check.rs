@@ -22,6 +22,7 @@ use super::paths::PathShare;
 use super::place::{BackupChoice, Repository};
 use super::records::{Extent, FileRecord};
 use super::retention::{Lease, Marks, Purpose, leases};
+use super::store::Requests;
 use super::tree::Tree;
 use super::wal_check::{WalFound, check_wal};
 use crate::failure::Failure;
@@ -68,6 +69,9 @@ pub struct CheckReport {
     pub warnings: Vec<String>,
     /// Seconds.
     pub seconds: f64,
+    /// What was asked of the object store, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
 }
 
 struct Job {
@@ -106,6 +110,8 @@ impl Found {
 /// Where the repository cannot be listed, or the run was stopped.
 pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, Failure> {
     let began = Instant::now();
+    let store = Arc::clone(config.repository.store());
+    stop.on_thrown(move || store.give_up());
     let (found, wal) = (Found::default(), WalFound::default());
     let mut report = CheckReport::default();
     let clusters = match &config.cluster {
@@ -162,6 +168,7 @@ pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, 
     (report.wal_files, report.wal_bytes) = (wal.files.into_inner(), wal.bytes.into_inner());
     (report.problem_count, report.problems) =
         found.problems.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.requests = config.repository.store().requests();
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
 }

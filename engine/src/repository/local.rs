@@ -143,6 +143,10 @@ impl Store for LocalStore {
         Ok(path)
     }
 
+    fn give_up(&self) {
+        // A file system is not waited for longer than it takes.
+    }
+
     fn requests(&self) -> Option<Requests> {
         None
     }

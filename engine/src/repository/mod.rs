@@ -1,12 +1,13 @@
-//! The repository: backups as whole, immutable objects, on a local file system.
+//! The repository: backups as whole, immutable objects, on a local file system or in an object store.
 //!
 //! docs/repository-format.md has the bytes. From the bottom up: `container` is the frame of every object and `codec` its
-//! frames, `records` what manifests list, all of these without I/O; `store` is the seam to a place, `local` the one place
-//! there is; `manifest` and `place` put them together; `writing` is a backup under way.
+//! frames, `records` what manifests list, all of these without I/O; `store` is the seam to a place, `local` and
+//! `remote` are places, which `address` names; `manifest` and `place` put them together; `writing` is a backup under way.
 //!
 //! Invariants: nothing is rewritten or appended to; a backup exists from the moment its manifest is published by
 //! create-if-absent, after every pack it refers to is durable; bytes that are read are compared with their hashes.
 
+mod address;
 mod catalogue;
 mod check;
 mod cipher;
@@ -32,6 +33,7 @@ mod pack_ledger;
 mod paths;
 mod place;
 mod records;
+mod remote;
 mod retention;
 mod reuse;
 mod sealing;
@@ -44,6 +46,7 @@ mod wal_names;
 mod wal_object;
 mod writing;
 
+pub use address::open_store;
 pub use catalogue::Placed;
 pub use check::{CheckConfig, CheckReport, check};
 pub use codec::{FrameCompression, FrameDecoder, FrameEncoder};
@@ -63,8 +66,9 @@ pub use owners::OwnerTable;
 pub use pack_ledger::PackLedger;
 pub(crate) use paths::{PathShare, shares};
 pub(crate) use place::now;
-pub use place::{BackupChoice, Repository, parse_address};
+pub use place::{BackupChoice, Repository};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
+pub use remote::RemoteStore;
 pub use retention::{
     ExpireConfig, ExpireReport, Expired, KeptBackup, Lease, LeaseHolder, LeaseSummary, Pin, PinSummary,
     Purpose, Reason, RemovedBackup, RetentionRules, Standing, expire, pin, pins, unpin,

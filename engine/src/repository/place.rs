@@ -1,6 +1,5 @@
 //! A repository: made, opened, asked for its clusters and backups.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +8,6 @@ use super::container::{FrameKind, RepositoryId};
 use super::error::RepositoryError;
 use super::head::{self, Head, KeySource};
 use super::key_change;
-use super::local::LocalStore;
 use super::manifest::Manifest;
 use super::names::{BackupId, CLUSTERS, ClusterName, HEADS, MANIFEST_SUFFIX};
 use super::object_reader::ObjectReader;
@@ -42,38 +40,6 @@ impl std::str::FromStr for BackupChoice {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "latest" { Ok(Self::Latest) } else { text.parse().map(Self::Id) }
     }
-}
-
-/// Where a repository is, as the operator names it: a folder, or `file:` and one.
-///
-/// # Errors
-/// For a place that this version cannot use, in words.
-pub fn parse_address(text: &str) -> Result<LocalStore, String> {
-    let path = match text.split_once(':') {
-        Some(("file", path)) => match path.strip_prefix("//") {
-            // `file:///path`, and nothing on other hosts.
-            Some(path) if !path.starts_with('/') => {
-                return Err(format!(
-                    "repository \"{text}\" names a host\nHINT: write file:///path for a folder here."
-                ));
-            }
-            Some(path) => path,
-            None => path,
-        },
-        Some((scheme @ ("s3" | "az" | "gs" | "http" | "https"), _)) => {
-            return Err(format!(
-                "repositories at \"{scheme}:\" are not supported by this version of pgstrata\n\
-                 HINT: name a folder, or file: and a folder."
-            ));
-        }
-        _ => text,
-    };
-    if path.is_empty() {
-        return Err("the repository has no name\nHINT: name a folder, or file: and a folder.".into());
-    }
-    let path = std::path::absolute(PathBuf::from(path))
-        .map_err(|error| format!("repository \"{text}\": {error}"))?;
-    Ok(LocalStore::new(path))
 }
 
 /// Seconds since 1970.
@@ -142,6 +108,8 @@ impl Repository {
     pub fn open_with(store: Arc<dyn Store>, key: KeySource<'_>) -> Result<Self, Failure> {
         let address = store.address();
         let Some(head) = Head::read(&*store)? else {
+            // Where there is not even a place for one, that is the better answer.
+            store.list("")?;
             let hint = "check the name, or make a repository with `pgstrata init`.";
             return Err(RepositoryError::new(address, "there is no repository", hint).into());
         };
@@ -251,25 +219,8 @@ pub(in crate::repository) fn read_summary<T: serde::de::DeserializeOwned>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::LocalStore;
     use super::*;
-
-    #[test]
-    fn addresses() {
-        for (text, path) in [("/r", "/r"), ("file:/r", "/r"), ("file:///r", "/r"), ("/a:b", "/a:b")] {
-            assert_eq!(parse_address(text).expect(text).root(), std::path::Path::new(path));
-        }
-        assert!(parse_address("r").expect("relative").root().is_absolute());
-        for (text, expected) in [
-            ("s3://b/p", "\"s3:\" are not supported"),
-            ("az:x", "az"),
-            ("", "no name"),
-            ("file:", "no name"),
-            ("file://host/x", "host"),
-        ] {
-            let refused = parse_address(text).expect_err(text);
-            assert!(refused.contains(expected) && refused.contains("HINT:"), "{refused}");
-        }
-    }
 
     #[test]
     fn made_once_and_opened() {

@@ -39,6 +39,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// A folder of a local file system, made durably, for what is kept only until it is stored.
     fn staging(&self) -> Result<PathBuf, Failure>;
 
+    /// Wakes everybody who waits for the place, and lets nothing more be asked: for a run that is stopped.
+    fn give_up(&self);
+
     /// What has been asked of the place so far; none where that is nobody's concern.
     fn requests(&self) -> Option<Requests>;
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::recovery_target::RecoveryPlan;
-use crate::repository::{BackupChoice, ClusterName, Repository};
+use crate::repository::{BackupChoice, ClusterName, Repository, Requests};
 use crate::ring::{FaultPlan, IoMode};
 
 /// A restore, fully decided.
@@ -139,4 +139,7 @@ pub struct RestoreReport {
     pub seconds: f64,
     /// The disk back end, and why that one.
     pub io: String,
+    /// What was asked of the object store, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
 }

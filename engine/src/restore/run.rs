@@ -66,6 +66,8 @@ fn restore(
     stop: &Stop<Failure>,
 ) -> Result<RestoreReport, Failure> {
     let began = Instant::now();
+    let store = Arc::clone(config.repository.store());
+    stop.on_thrown(move || store.give_up());
     let given = choose(config)?;
     let prepared = config.recovery.as_ref();
     let recovery =
@@ -141,6 +143,7 @@ fn restore(
         omitted_files: plan.omitted,
         seconds: began.elapsed().as_secs_f64(),
         io: format!("{mode} ({reason})"),
+        requests: config.repository.store().requests(),
     })
 }
 

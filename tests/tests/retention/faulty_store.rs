@@ -79,6 +79,10 @@ impl Store for FaultyStore {
         names.iter().try_for_each(|name| self.fate.meet(|| self.store.remove(std::slice::from_ref(name))))
     }
 
+    fn give_up(&self) {
+        self.store.give_up();
+    }
+
     fn packs(&self, folder: &str) -> Result<PackPlace, Failure> {
         self.fate.meet(|| self.store.packs(folder))
     }

@@ -173,6 +173,8 @@ impl Store for Actor {
         Err(Failure::Target("there is none".into()))
     }
 
+    fn give_up(&self) {}
+
     fn requests(&self) -> Option<Requests> {
         None
     }
