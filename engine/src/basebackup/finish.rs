@@ -107,7 +107,7 @@ pub(super) fn finish_tar(
 }
 
 /// Syncs the file systems that hold these folders, each of them once.
-pub(super) fn sync_file_systems<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
+pub(crate) fn sync_file_systems<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
     let mut synced = HashSet::new();
     for path in folders {
         let failed = |error| Failure::disk("sync the file system of", path, error);

@@ -9,6 +9,7 @@
 
 mod cleanup;
 mod config;
+mod databases;
 mod finish;
 mod incremental;
 mod judge;
@@ -27,7 +28,7 @@ pub use crate::pipeline::LimitedBy;
 pub use config::{
     BackupCompression, BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod,
 };
-pub(crate) use finish::{Held, PlainEnd};
+pub(crate) use finish::{Held, PlainEnd, sync_file_systems};
 pub use progress::{Observer, Phase, Progress};
 pub use report::{Phases, Report, process_usage};
 pub use run::run;

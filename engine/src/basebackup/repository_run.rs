@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use pgstrata_protocol::replication::BackupPosition;
 
+use super::databases::databases;
 use super::outputs::Outputs;
 use super::prepare::ServerFacts;
 use super::run::{Io, Run};
@@ -79,6 +80,7 @@ impl Run<'_> {
             file_mode: facts.file_mode,
             range,
             label: &config.label,
+            databases: databases(&config.connection),
         };
         let staging = writing.staging().to_owned();
         let sizes = (self.buffers_behind(), resources.buffer_size);

@@ -70,6 +70,14 @@ impl Claims {
         }
     }
 
+    /// Whether this folder was claimed.
+    pub(crate) fn has(&self, folder: &Path) -> bool {
+        let claimed = |claim: &Claim| match claim {
+            Claim::Made(path, _) | Claim::Found(path) => path == folder,
+        };
+        self.made.iter().any(claimed)
+    }
+
     /// Whether nothing was claimed.
     pub(crate) fn is_empty(&self) -> bool {
         self.made.is_empty()

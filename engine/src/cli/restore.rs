@@ -9,11 +9,14 @@ use clap::Args;
 use super::basebackup::{IoArg, parse_mapping};
 use super::message;
 use super::plain::plain;
-use super::progress::{human_bytes, human_seconds};
-use super::repository::{RepositoryArgs, cores};
+use super::progress::{human_bytes, human_seconds, print_json};
+use super::repository::{RepositoryArgs, cores, print_lines};
 use super::signals::throw_on_signal;
 use crate::repository::{BackupChoice, ClusterName};
-use crate::restore::{RestoreConfig, RestoreReport, RestoreResources, run as restore};
+use crate::restore::{
+    DryRunReport, Onto, RestoreConfig, RestoreOptions, RestoreReport, RestoreResources, Space, dry_run,
+    run as restore,
+};
 use crate::stop::Stop;
 
 /// Restore a backup from a repository
@@ -30,6 +33,30 @@ pub(super) struct RestoreArgs {
     /// The data directory to make: an empty folder, or none yet
     #[arg(long, value_name = "DIRECTORY")]
     into: PathBuf,
+    /// Restore over an old data directory of the same cluster: what is right there stays, what does not belong goes
+    #[arg(long)]
+    delta: bool,
+    /// Go on with a restore that was interrupted
+    #[arg(long, conflicts_with = "delta")]
+    resume: bool,
+    /// With --delta: also over the data directory of another cluster, which is lost
+    #[arg(long, requires = "delta")]
+    overwrite_other_cluster: bool,
+    /// Look at everything and name all that stands in the way; change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Restore only this database and those of initdb; the others are left empty, to be dropped (may be repeated)
+    #[arg(long, value_name = "NAME|OID")]
+    database: Vec<String>,
+    /// Give everything to this user, not to the owners on record
+    #[arg(long, value_name = "USER[:GROUP]")]
+    owner: Option<String>,
+    /// Location for the write-ahead log directory
+    #[arg(long, value_name = "WALDIR")]
+    waldir: Option<PathBuf>,
+    /// Do not clean up after errors
+    #[arg(short = 'n', long)]
+    no_clean: bool,
     /// Relocate tablespace in OLDDIR to NEWDIR
     #[arg(short = 'T', long, value_name = "OLDDIR=NEWDIR")]
     tablespace_mapping: Vec<OsString>,
@@ -52,11 +79,30 @@ impl RestoreArgs {
         if let Some(workers) = self.workers {
             resources.workers = usize::from(workers);
         }
-        let shown = self.into.display();
-        let target = std::path::absolute(&self.into);
+        let absolute = |path: &PathBuf| {
+            let shown = path.display();
+            std::path::absolute(path)
+                .map_err(|error| anyhow!("could not make \"{shown}\" an absolute path: {error}"))
+        };
+        let owner = self.owner.as_deref().map(|owner| match owner.split_once(':') {
+            Some((user, group)) => (user.to_owned(), Some(group.to_owned())),
+            None => (owner.to_owned(), None),
+        });
+        let options = RestoreOptions {
+            onto: match (self.delta, self.resume) {
+                (true, _) => Onto::Old,
+                (_, true) => Onto::Interrupted,
+                _ => Onto::Empty,
+            },
+            other_cluster: self.overwrite_other_cluster,
+            wal_directory: self.waldir.as_ref().map(absolute).transpose()?,
+            databases: self.database.clone(),
+            owner,
+            clean: !self.no_clean,
+        };
         Ok(RestoreConfig {
-            target: target
-                .map_err(|error| anyhow!("could not make \"{shown}\" an absolute path: {error}"))?,
+            target: absolute(&self.into)?,
+            options,
             tablespace_mapping: self
                 .tablespace_mapping
                 .iter()
@@ -74,6 +120,9 @@ impl RestoreArgs {
 pub(super) fn run(args: &RestoreArgs) -> anyhow::Result<()> {
     // Every file and folder is made with the mode that the server's had; nothing is to be taken from that.
     rustix::process::umask(rustix::fs::Mode::empty());
+    if args.dry_run {
+        return look(args);
+    }
     let stop = Stop::new();
     let outcome = throw_on_signal(&stop).and_then(|()| {
         let config = args.resolve()?;
@@ -93,7 +142,69 @@ pub(super) fn run(args: &RestoreArgs) -> anyhow::Result<()> {
             human_seconds(*seconds),
             report.io
         );
+        let text = kept(report).map_or(text.clone(), |kept| format!("{text}\n{kept}"));
         message::print(&plain(&text));
         Ok(())
     })
+}
+
+/// What a restore over something has used again, removed, and left out.
+fn kept(report: &RestoreReport) -> Option<String> {
+    let RestoreReport { reused_bytes, removed, omitted_files, .. } = report;
+    let mut lines = Vec::new();
+    if *reused_bytes > 0 || *removed > 0 {
+        lines.push(format!(
+            "  kept         {}; {removed} that did not belong removed",
+            human_bytes(*reused_bytes)
+        ));
+    }
+    if *omitted_files > 0 {
+        lines.push(format!(
+            "  left out     {omitted_files} files of other databases, which are to be dropped"
+        ));
+    }
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// Names everything that stands in the way.
+fn look(args: &RestoreArgs) -> anyhow::Result<()> {
+    let outcome = args.resolve().and_then(|config| Ok(dry_run(&config)?));
+    let report = outcome.inspect_err(|error| args.repository.tell_error(error))?;
+    if args.repository.json {
+        let mut event = serde_json::to_value(&report)?;
+        event["event"] = "summary".into();
+        event["dry_run"] = true.into();
+        print_json(&event);
+    } else {
+        print_lines(&words(&report));
+    }
+    for text in &report.warnings {
+        message::warning(text);
+    }
+    if report.problem_count == 0 {
+        return Ok(());
+    }
+    for problem in &report.problems {
+        message::error(problem);
+    }
+    Err(anyhow!("{} things stand in the way of this restore", report.problem_count))
+}
+
+fn words(report: &DryRunReport) -> String {
+    let DryRunReport { path, backup, server_version, files, bytes, packs, .. } = report;
+    let mut text = format!(
+        "  cluster      {} (PostgreSQL {server_version})\n  backup       {backup}, {} in {files} files from {packs} packs\n",
+        path.display(),
+        human_bytes(*bytes)
+    );
+    for Space { path, needed, used, free } in &report.space {
+        text += &format!(
+            "  space        {} needed at {}, {} there already, {} free\n",
+            human_bytes(*needed),
+            path.display(),
+            human_bytes(*used),
+            human_bytes(*free)
+        );
+    }
+    text
 }

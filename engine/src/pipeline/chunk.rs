@@ -61,6 +61,8 @@ pub struct Member {
     pub mode: u32,
     /// When it was last modified, in seconds since 1970.
     pub modified: u64,
+    /// Whose it is, in the table of owners of a backup in a repository; 0 elsewhere.
+    pub owner: u16,
 }
 
 impl Member {

@@ -208,9 +208,9 @@ impl OpenMember {
     }
 
     fn into_placed(self) -> Placed {
-        let Member { sequence, path, size, mode, modified } = &*self.member;
-        let (path, mode, size, modified) = (path.clone(), *mode, *size, *modified);
-        Placed { sequence: *sequence, file: FileRecord { path, mode, size, modified, map: self.map } }
+        let Member { sequence, path, size, mode, modified, owner } = &*self.member;
+        let (path, mode, owner, size, modified) = (path.clone(), *mode, *owner, *size, *modified);
+        Placed { sequence: *sequence, file: FileRecord { path, mode, owner, size, modified, map: self.map } }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Verification of a repository: every frame of every manifest and pack read, unpacked, and compared with its hash.
 //!
 //! Goes on after what it finds, so that all of it is named. Memory grows by 16 bytes for each pack, and holds
-//! the folders of one backup at a time.
+//! the folders of one backup at a time, and hashes of a bounded share of its paths.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,7 @@ use super::error::RepositoryError;
 use super::manifest::Manifest;
 use super::names::{BackupId, ClusterName};
 use super::open_packs::OpenPacks;
+use super::paths::PathShare;
 use super::place::{BackupChoice, Repository};
 use super::records::{Extent, FileRecord};
 use super::tree::Tree;
@@ -221,7 +222,8 @@ fn check_backup(
         }
         Ok(())
     })?;
-    tree.finish()
+    tree.finish()?;
+    PathShare::check(&manifest)
 }
 
 /// The frames that an extent names are there and hold as much as it says.

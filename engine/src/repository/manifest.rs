@@ -59,6 +59,10 @@ impl Manifest {
             return Err(damaged(format!("pack {pack} comes twice in its table")));
         }
         drop(ids);
+        if usize::from(summary.folder_owner) > summary.owners.len() {
+            let (owner, known) = (summary.folder_owner, summary.owners.len());
+            return Err(damaged(format!("the data directory is of owner {owner} of {known}")));
+        }
         let (repository, cluster) = (repository.clone(), cluster.clone());
         Ok(Some(Self { object, summary, packs, repository, cluster }))
     }
@@ -73,8 +77,14 @@ impl Manifest {
     ///
     /// # Errors
     /// Where the manifest is damaged, or what `visit` failed with.
-    pub fn each_folder(&self, visit: impl FnMut(FolderRecord) -> Result<(), Failure>) -> Result<(), Failure> {
-        each_record(&self.object, FrameKind::Folders, FolderRecord::decode, visit)
+    pub fn each_folder(
+        &self,
+        mut visit: impl FnMut(FolderRecord) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        each_record(&self.object, FrameKind::Folders, FolderRecord::decode, |folder| {
+            self.check_owner(folder.owner, &folder.path)?;
+            visit(folder)
+        })
     }
 
     /// Hands out every file, as they arrived.
@@ -85,12 +95,22 @@ impl Manifest {
         let mut files = 0;
         each_record(&self.object, FrameKind::Files, FileRecord::decode, |file| {
             files += 1;
+            self.check_owner(file.owner, &file.path)?;
             visit(file)
         })?;
         if files == self.summary.files {
             return Ok(());
         }
         let what = format!("it lists {files} files, expected {} by its summary", self.summary.files);
+        Err(RepositoryError::damaged(self.object.name(), what).into())
+    }
+
+    fn check_owner(&self, owner: u16, path: &[u8]) -> Result<(), Failure> {
+        let known = self.summary.owners.len();
+        if usize::from(owner) <= known {
+            return Ok(());
+        }
+        let what = format!("\"{}\" is of owner {owner} of {known}", path.escape_ascii());
         Err(RepositoryError::damaged(self.object.name(), what).into())
     }
 

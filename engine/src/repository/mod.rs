@@ -23,7 +23,9 @@ mod names;
 mod object_reader;
 mod object_writer;
 mod open_packs;
+mod owners;
 mod pack_ledger;
+mod paths;
 mod place;
 mod records;
 mod reuse;
@@ -46,13 +48,17 @@ pub use manifest::Manifest;
 pub use names::{BackupId, ClusterName, InvalidName, PackId};
 pub use object_reader::ObjectReader;
 pub use open_packs::OpenPacks;
+pub use owners::OwnerTable;
 pub use pack_ledger::PackLedger;
+pub(crate) use paths::{PathShare, shares};
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use reuse::{Reuse, ReuseConfig, ReuseFrom, ReuseReader};
 pub use sealing::Sealing;
 pub use store::{Entry, NewObject, Object, PackPlace, Requests, Store, Upload, Uploads};
-pub use summary::{BackupSummary, HeadSummary, IdentitySummary, KeySlot, TablespaceSummary};
+pub use summary::{
+    BackupSummary, DatabaseSummary, HeadSummary, IdentitySummary, KeySlot, OwnerSummary, TablespaceSummary,
+};
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;
 pub(crate) use writing::{BackupFacts, RepositoryWriting};

@@ -53,6 +53,8 @@ pub struct FileRecord {
     pub path: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
+    /// Whose it is: 0, whoever restores, or the place in the summary's table of owners, from 1.
+    pub owner: u16,
     /// Bytes.
     pub size: u64,
     /// Seconds since 1970.
@@ -68,6 +70,8 @@ pub struct FolderRecord {
     pub path: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
+    /// Whose it is, as a file's.
+    pub owner: u16,
 }
 
 /// A pack that a backup refers to.
@@ -139,12 +143,14 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn mode(&mut self) -> Result<u32, BadRecord> {
+    /// Permission bits, and an owner. Whether the table has that one, the summary says.
+    fn mode(&mut self) -> Result<(u32, u16), BadRecord> {
         let (mode, owner) = (u32::from(self.u16()?), self.u16()?);
-        if owner != 0 {
-            return unknown(format!("owner {owner}, and this version knows no owners"));
+        if mode & !0o777 == 0 {
+            Ok((mode, owner))
+        } else {
+            unknown(format!("mode {mode:o}, expected nine bits"))
         }
-        if mode & !0o777 == 0 { Ok(mode) } else { unknown(format!("mode {mode:o}, expected nine bits")) }
     }
 }
 
@@ -158,12 +164,13 @@ fn put_path(path: &[u8], into: &mut Vec<u8>) -> Result<(), BadRecord> {
     Ok(())
 }
 
-/// Permission bits, and an owner: none, so whoever restores.
-fn put_mode(mode: u32, into: &mut Vec<u8>) -> Result<(), BadRecord> {
-    if mode & !0o777 != 0 {
+/// Permission bits, and an owner.
+fn put_mode(mode: u32, owner: u16, into: &mut Vec<u8>) -> Result<(), BadRecord> {
+    let Some(mode) = u16::try_from(mode).ok().filter(|mode| mode & !0o777 == 0) else {
         return bad(format!("mode {mode:o}, expected nine bits"));
-    }
+    };
     into.extend_from_slice(&mode.to_le_bytes());
+    into.extend_from_slice(&owner.to_le_bytes());
     Ok(())
 }
 
@@ -175,7 +182,7 @@ impl FileRecord {
     pub fn encode(&self, into: &mut Vec<u8>) -> Result<(), BadRecord> {
         self.check_map()?;
         put_path(&self.path, into)?;
-        put_mode(self.mode, into)?;
+        put_mode(self.mode, self.owner, into)?;
         into.extend_from_slice(&self.size.to_le_bytes());
         into.extend_from_slice(&self.modified.to_le_bytes());
         into.push(0);
@@ -198,7 +205,7 @@ impl FileRecord {
             return Ok(None);
         }
         let mut input = Input(bytes);
-        let (path, mode) = (input.path()?, input.mode()?);
+        let (path, (mode, owner)) = (input.path()?, input.mode()?);
         let (size, modified) = (input.u64()?, input.u64()?);
         match input.array::<1>()? {
             [0] => {}
@@ -215,7 +222,7 @@ impl FileRecord {
             map.push(Extent { block, count, pack, frame, offset });
         }
         *bytes = input.0;
-        let record = Self { path, mode, size, modified, map };
+        let record = Self { path, mode, owner, size, modified, map };
         record.check_map()?;
         Ok(Some(record))
     }
@@ -249,7 +256,7 @@ impl FolderRecord {
     /// What no record can say.
     pub fn encode(&self, into: &mut Vec<u8>) -> Result<(), BadRecord> {
         put_path(&self.path, into)?;
-        put_mode(self.mode, into)?;
+        put_mode(self.mode, self.owner, into)?;
         Ok(())
     }
 
@@ -262,7 +269,8 @@ impl FolderRecord {
             return Ok(None);
         }
         let mut input = Input(bytes);
-        let record = Self { path: input.path()?, mode: input.mode()? };
+        let (path, (mode, owner)) = (input.path()?, input.mode()?);
+        let record = Self { path, mode, owner };
         *bytes = input.0;
         Ok(Some(record))
     }
@@ -319,8 +327,14 @@ mod tests {
 
     fn files() -> impl Strategy<Value = Vec<FileRecord>> {
         let runs = prop::collection::vec((1u32..5000, any::<[u32; 3]>()), 0..6);
-        let one = ("[a-z0-9_]{1,8}(/[a-z0-9_]{1,8}[.]?){0,3}x", 0u32..0o1000, any::<u64>(), runs, 0..BLOCK);
-        let one = one.prop_map(|(path, mode, modified, runs, short)| {
+        let one = (
+            "[a-z0-9_]{1,8}(/[a-z0-9_]{1,8}[.]?){0,3}x",
+            (0u32..0o1000, any::<u16>()),
+            any::<u64>(),
+            runs,
+            0..BLOCK,
+        );
+        let one = one.prop_map(|(path, (mode, owner), modified, runs, short)| {
             let mut block = 0;
             let map = runs.into_iter().map(|(count, [pack, frame, offset])| {
                 let extent = Extent { block, count, pack, frame, offset };
@@ -329,7 +343,7 @@ mod tests {
             });
             let map: Vec<_> = map.collect();
             let size = (u64::from(block) * BLOCK).saturating_sub(short);
-            FileRecord { path: path.into_bytes(), mode, size, modified, map }
+            FileRecord { path: path.into_bytes(), mode, owner, size, modified, map }
         });
         prop::collection::vec(one, 0..8)
     }
@@ -374,7 +388,7 @@ mod tests {
 
     #[test]
     fn folders_and_packs_come_back() {
-        let folder = FolderRecord { path: b"base/1".to_vec(), mode: 0o700 };
+        let folder = FolderRecord { path: b"base/1".to_vec(), mode: 0o700, owner: 3 };
         let mut bytes = Vec::new();
         folder.encode(&mut bytes).expect("valid");
         let mut rest = &bytes[..];
@@ -400,13 +414,14 @@ mod tests {
     }
 
     #[test]
-    fn owners_are_unknown_and_no_damage() {
+    fn bits_beyond_nine_are_unknown_and_no_damage() {
+        let folder = FolderRecord { path: b"a".to_vec(), mode: 0o700, owner: 0 };
         let mut bytes = Vec::new();
-        FolderRecord { path: b"a".to_vec(), mode: 0o700 }.encode(&mut bytes).expect("valid");
-        bytes[5] = 1;
-        let refused = FolderRecord::decode(&mut &bytes[..]).expect_err("an owner");
-        assert!(refused.unknown && refused.to_string().contains("owner 1"), "{refused}");
-        assert!(FolderRecord { path: b"a".to_vec(), mode: 0o1777 }.encode(&mut Vec::new()).is_err());
+        folder.encode(&mut bytes).expect("valid");
+        bytes[4] |= 2;
+        let refused = FolderRecord::decode(&mut &bytes[..]).expect_err("a tenth bit");
+        assert!(refused.unknown && refused.to_string().contains("expected nine bits"), "{refused}");
+        assert!(FolderRecord { mode: 0o1777, ..folder }.encode(&mut Vec::new()).is_err());
     }
 
     #[test]
@@ -414,6 +429,7 @@ mod tests {
         let good = FileRecord {
             path: b"base/1/2".to_vec(),
             mode: 0o600,
+            owner: 1,
             size: 8193,
             modified: 0,
             map: vec![Extent { block: 0, count: 2, pack: 0, frame: 0, offset: 0 }],

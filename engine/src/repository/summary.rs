@@ -85,6 +85,15 @@ pub struct BackupSummary {
     pub compression: String,
     /// Permission bits of the data directory.
     pub folder_mode: u32,
+    /// Whose the data directory is, and the folders that tablespaces lie in; as a file's owner.
+    #[serde(default)]
+    pub folder_owner: u16,
+    /// The owners that records and `folder_owner` count from, from 1.
+    #[serde(default)]
+    pub owners: Vec<OwnerSummary>,
+    /// The databases of the cluster when the backup ended, where somebody could be asked.
+    #[serde(default)]
+    pub databases: Vec<DatabaseSummary>,
     /// Files, WAL and the server's manifest included.
     pub files: u64,
     /// Their bytes.
@@ -100,6 +109,30 @@ pub struct BackupSummary {
     pub tablespaces: Vec<TablespaceSummary>,
     /// What a reader must know; see [`KNOWN`].
     pub requires: Vec<String>,
+}
+
+/// An owner: numbers as the host of the server has them, and their names where those were known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerSummary {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's.
+    pub gid: u32,
+    /// The user's name. A restore prefers names to numbers.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The group's.
+    #[serde(default)]
+    pub group: Option<String>,
+}
+
+/// A database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseSummary {
+    /// Its OID.
+    pub oid: u32,
+    /// Its name.
+    pub name: String,
 }
 
 /// A tablespace.

@@ -28,7 +28,7 @@ use super::place::{Repository, now};
 use super::records::FolderRecord;
 use super::reuse::{Reuse, ReuseConfig, ReuseFrom, Reused, Search};
 use super::store::{PackPlace, Requests, Uploads};
-use super::summary::{BackupSummary, TablespaceSummary};
+use super::summary::{BackupSummary, DatabaseSummary, TablespaceSummary};
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
 use crate::pipeline::{Checks, Feeder, Folder, Layout, Member, Packing, Pipeline};
@@ -107,6 +107,7 @@ pub(crate) struct BackupFacts<'a> {
     pub(crate) file_mode: u32,
     pub(crate) range: [BackupPosition; 2],
     pub(crate) label: &'a str,
+    pub(crate) databases: Vec<DatabaseSummary>,
 }
 
 /// Who hears what a failed backup leaves.
@@ -272,6 +273,9 @@ impl RepositoryWriting {
             reused = reuse.outcome();
         }
         reused.refused.extend(failed.map(|failure| failure.to_string()));
+        let sink = std::mem::replace(&mut self.sink, RepositorySink::new(Arc::clone(&self.packs_folder)));
+        let folder_owner = sink.folder_owner();
+        let (folders, owners) = sink.into_folders();
         let RepositoryDestination { repository, cluster, compression, .. } = &self.destination;
         let [start, end] = facts.range;
         let summary = BackupSummary {
@@ -292,6 +296,9 @@ impl RepositoryWriting {
             ended: now(),
             compression: compression.to_string(),
             folder_mode: facts.folder_mode,
+            folder_owner,
+            owners: owners.into_summary(),
+            databases: facts.databases.clone(),
             files,
             bytes,
             wal_bytes,
@@ -302,9 +309,8 @@ impl RepositoryWriting {
         };
         let store = repository.store();
         store.sync_folder(&cluster.packs())?;
-        let sink = std::mem::replace(&mut self.sink, RepositorySink::new(Arc::clone(&self.packs_folder)));
         let name = cluster.manifest(self.backup);
-        let folders = all_folders(sink.into_folders(), &self.tablespaces, facts.folder_mode);
+        let folders = all_folders(folders, &self.tablespaces, (facts.folder_mode, folder_owner));
         let published = manifest.commit(&folders, &packs, &summary);
         // Where the outcome is not known, it may be there: its packs stay.
         self.committed = match &published {
@@ -337,6 +343,8 @@ impl RepositoryWriting {
         files: u64,
         mut manifest: File,
     ) -> Result<u64, Failure> {
+        // What came beside the stream is of whoever runs this; in a data directory all is of one owner.
+        let owner = self.sink.folder_owner();
         let (mut sequence, mut wal_bytes) = (files, 0);
         let wal = self.staging.join("pg_wal");
         for (folder, prefix) in
@@ -349,7 +357,8 @@ impl RepositoryWriting {
                 let size = file.metadata().map_err(failed)?.len();
                 wal_bytes += size;
                 let path = format!("{prefix}/{name}").into_bytes();
-                let member = Member { sequence, path, size, mode: facts.file_mode, modified: now() };
+                let (mode, modified) = (facts.file_mode, now());
+                let member = Member { sequence, path, size, mode, modified, owner };
                 self.feed(&mut feeder, member, file)?;
                 sequence += 1;
             }
@@ -358,7 +367,8 @@ impl RepositoryWriting {
         let size = manifest.seek(SeekFrom::End(0)).map_err(failed)?;
         manifest.seek(SeekFrom::Start(0)).map_err(failed)?;
         let (path, mode) = (SERVER_MANIFEST.to_vec(), facts.file_mode);
-        self.feed(&mut feeder, Member { sequence, path, size, mode, modified: now() }, manifest)?;
+        let member = Member { sequence, path, size, mode, modified: now(), owner };
+        self.feed(&mut feeder, member, manifest)?;
         self.sink.end_group(&mut feeder)?;
         Ok(wal_bytes)
     }
@@ -466,10 +476,14 @@ fn search(
 fn all_folders(
     mut folders: Vec<FolderRecord>,
     tablespaces: &[TablespaceSummary],
-    mode: u32,
+    (mode, owner): (u32, u16),
 ) -> Vec<FolderRecord> {
     let in_place = tablespaces.iter().filter(|tablespace| !tablespace.is_linked());
-    folders.extend(in_place.map(|tablespace| FolderRecord { path: tablespace.location.clone(), mode }));
+    folders.extend(in_place.map(|tablespace| FolderRecord {
+        path: tablespace.location.clone(),
+        mode,
+        owner,
+    }));
     // By bytes, a folder's path is before all that begins with it. The sort is stable: what came is before what is added.
     folders.sort_by(|one, other| one.path.cmp(&other.path));
     folders.dedup_by(|later, first| later.path == first.path);

@@ -20,8 +20,52 @@ pub struct RestoreConfig {
     pub target: PathBuf,
     /// Where tablespaces go: the server's path and ours.
     pub tablespace_mapping: Vec<(PathBuf, PathBuf)>,
+    /// What there may be already, and what is not to be as it was.
+    pub options: RestoreOptions,
     /// Threads, memory and the disk back end.
     pub resources: RestoreResources,
+}
+
+/// What a restore may find in its folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Onto {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// A data directory of the same system, or what an interrupted restore has left: what matches stays.
+    Old,
+    /// What an interrupted restore of the same backup has left.
+    Interrupted,
+}
+
+/// What there may be already, and what is not to be as it was.
+#[derive(Clone, Debug)]
+pub struct RestoreOptions {
+    /// What the folder may hold.
+    pub onto: Onto,
+    /// The folder may hold another system's cluster.
+    pub other_cluster: bool,
+    /// Where `pg_wal` goes, with a link to it.
+    pub wal_directory: Option<PathBuf>,
+    /// The databases to restore, by name or OID; all of them where none is named.
+    pub databases: Vec<String>,
+    /// Whose everything is to be: a user, and a group.
+    pub owner: Option<(String, Option<String>)>,
+    /// Whether a failure is cleaned up after.
+    pub clean: bool,
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        Self {
+            onto: Onto::Empty,
+            other_cluster: false,
+            wal_directory: None,
+            databases: Vec::new(),
+            owner: None,
+            clean: true,
+        }
+    }
 }
 
 /// Threads, memory and the disk back end.
@@ -80,6 +124,12 @@ pub struct RestoreReport {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes that were there already.
+    pub reused_bytes: u64,
+    /// Files, folders and links that were there and did not belong.
+    pub removed: u64,
+    /// Files of databases that were not asked for, which are zeros without a place on the disk.
+    pub omitted_files: u64,
     /// Seconds.
     pub seconds: f64,
     /// The disk back end, and why that one.

@@ -2,24 +2,31 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
 use crossbeam::channel::{Sender, bounded};
 
-use super::config::{RestoreConfig, RestoreReport};
+use super::config::{Onto, RestoreConfig, RestoreReport};
+use super::examine::{check_packs, examine, refusal};
+use super::marker::{MARKER, Marker};
+use super::occupied::{check_no_server, lock, take_control_away};
+use super::sweep::sweep;
 use super::target::Target;
-use super::worker::{FrameReader, Worker};
-use crate::basebackup::{Claims, PlainEnd};
+use super::worker::{Counts, FrameReader, Job, LargeFile, Worker};
+use crate::basebackup::{Claims, PlainEnd, sync_file_systems};
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
-use crate::pipeline::{FileWriters, Layout, StageClock};
-use crate::repository::{FileRecord, Manifest, OpenPacks, PLAIN_MAX};
+use crate::pipeline::{FileSender, FileWriters, Layout, StageClock};
+use crate::repository::{BackupChoice, FileRecord, Manifest, OpenPacks, PLAIN_MAX};
 use crate::ring::{IoMode, ProbeReport, probe};
 use crate::stop::Stop;
 
 /// The most small files in one job.
 const JOB: usize = 256;
+/// A file of more bytes is put together by several workers.
+const LARGE: u64 = 64 << 20;
 /// A file of more bytes does not lie in one frame.
 const SMALL: u64 = PLAIN_MAX as u64;
 
@@ -29,36 +36,74 @@ pub fn run(
     warn: &dyn Fn(&str),
     stop: &Stop<Failure>,
 ) -> Result<RestoreReport, Failure> {
-    let mut claims = Claims::new(true);
-    match restore(config, &mut claims, stop) {
-        Ok(report) => {
-            claims.keep();
-            Ok(report)
+    let mut claims = Claims::new(config.options.clean);
+    let outcome = restore(config, &mut claims, warn, stop);
+    let Err(failure) = outcome else {
+        claims.keep();
+        return outcome;
+    };
+    // What was there before is nobody's to remove: over an old cluster only its folder's mark says how it stands.
+    if config.options.clean && (claims.is_empty() || claims.has(&config.target)) {
+        for failure in claims.remove() {
+            warn(&format!("could not clean up: {failure}"));
         }
-        Err(failure) => {
-            for failure in claims.remove() {
-                warn(&format!("could not clean up: {failure}"));
-            }
-            Err(stop.take_reason().unwrap_or(failure))
+    } else {
+        claims.keep();
+        if config.target.join(MARKER).exists() {
+            warn(&format!(
+                "the unfinished restore in \"{}\" was not removed: --resume goes on with it",
+                config.target.display()
+            ));
         }
     }
+    Err(stop.take_reason().unwrap_or(failure))
 }
 
 fn restore(
     config: &RestoreConfig,
     claims: &mut Claims,
+    warn: &dyn Fn(&str),
     stop: &Stop<Failure>,
 ) -> Result<RestoreReport, Failure> {
     let began = Instant::now();
-    let manifest = Arc::new(config.repository.backup(&config.cluster, config.backup)?);
-    let target = Target::make(claims, &manifest, &config.target, &config.tablespace_mapping)?;
+    let manifest = Arc::new(choose(config)?);
+    let mut problems = Vec::new();
+    let mut plan = examine(config, &manifest, &mut problems)?;
+    let reuses = !plan.found.is_nothing();
+    if reuses && problems.is_empty() {
+        // An old cluster is not given up for a backup that is not there.
+        check_packs(config, &manifest, &mut problems)?;
+    }
+    refusal(problems)?;
+    let (summary, base) = (&manifest.summary, &config.target);
+    if !reuses {
+        claims.claim(base, summary.folder_mode & 0o777)?;
+    }
+    let lock = lock(base)?;
+    if reuses {
+        check_no_server(base)?;
+        take_control_away(base)?;
+    }
+    plan.marker(summary).write(base, &lock)?;
+    let removed = if reuses { sweep(&manifest, &plan.tree, base, &plan.places, stop)? } else { 0 };
+    let target = Target::make(claims, &manifest, base, &mut plan)?;
     let probed = probe(&config.target, config.resources.io);
     let ProbeReport { mode, reason, alignment, .. } =
         probed.map_err(|error| Failure::Target(error.to_string()))?;
     let target = Arc::new(target);
-    write_files(config, &manifest, &target, (mode, alignment), stop)?;
+    let counts = Arc::new(Counts::default());
+    write_files(config, &manifest, &target, &counts, (mode, alignment), stop)?;
     if stop.is_thrown() {
         return Err(Failure::Stopped);
+    }
+    plan.owners.apply(&manifest, &target)?;
+    if let Some(text) = &plan.owners.warning {
+        warn(text);
+    }
+    target.close_folders()?;
+    if plan.owners.give() || plan.omitted > 0 {
+        // Files that were synced were changed since, or were not.
+        sync_file_systems(target.roots().map(|root| root.path.as_path()))?;
     }
     let mut folders = target.made.clone();
     folders.extend(claims.parents());
@@ -72,7 +117,7 @@ fn restore(
         sync: true,
     };
     end.finish()?;
-    let summary = &manifest.summary;
+    Marker::remove(base)?;
     Ok(RestoreReport {
         path: config.target.clone(),
         cluster: summary.cluster.clone(),
@@ -83,15 +128,31 @@ fn restore(
         timeline: summary.end_timeline,
         files: summary.files,
         bytes: summary.bytes,
+        reused_bytes: counts.reused.load(Ordering::Relaxed),
+        removed,
+        omitted_files: plan.omitted,
         seconds: began.elapsed().as_secs_f64(),
         io: format!("{mode} ({reason})"),
     })
+}
+
+/// Opens the backup that is meant. What was interrupted goes on with the backup that it began with.
+pub(super) fn choose(config: &RestoreConfig) -> Result<Manifest, Failure> {
+    let mut choice = config.backup;
+    if (config.options.onto, choice) == (Onto::Interrupted, BackupChoice::Latest)
+        && let Some(marker) = Marker::read(&config.target)?
+        && let Ok(backup) = marker.backup.parse()
+    {
+        choice = BackupChoice::Id(backup);
+    }
+    config.repository.backup(&config.cluster, choice)
 }
 
 fn write_files(
     config: &RestoreConfig,
     manifest: &Arc<Manifest>,
     target: &Arc<Target>,
+    counts: &Arc<Counts>,
     (mode, alignment): (IoMode, usize),
     stop: &Stop<Failure>,
 ) -> Result<(), Failure> {
@@ -126,6 +187,7 @@ fn write_files(
             clock: StageClock::start(Arc::default()),
             frames: FrameReader::new()?,
             last: None,
+            counts: Arc::clone(counts),
         };
         let stop = stop.clone();
         let name = format!("restore-{number}");
@@ -136,7 +198,7 @@ fn write_files(
         workers.push(thread.map_err(|error| Failure::disk("start thread", Path::new(&name), error))?);
     }
     drop(waiting);
-    let dealt = deal(manifest, &jobs, stop);
+    let dealt = deal(manifest, target, &writers.sender(), &jobs, stop);
     if let Err(failure) = dealt
         && !matches!(failure, Failure::Stopped)
     {
@@ -152,25 +214,42 @@ fn write_files(
 }
 
 /// Deals files to the workers.
-fn deal(manifest: &Manifest, jobs: &Sender<Vec<FileRecord>>, stop: &Stop<Failure>) -> Result<(), Failure> {
-    let send = |job: Vec<FileRecord>| {
+fn deal(
+    manifest: &Manifest,
+    target: &Target,
+    files: &FileSender,
+    jobs: &Sender<Job>,
+    stop: &Stop<Failure>,
+) -> Result<(), Failure> {
+    let send = |job: Job| {
         if stop.is_thrown() {
             return Err(Failure::Stopped);
         }
-        if job.is_empty() { Ok(()) } else { jobs.send(job).map_err(|_| Failure::Stopped) }
+        jobs.send(job).map_err(|_| Failure::Stopped)
     };
-    let mut under_way = Job::default();
-    manifest.each_file(|file| match under_way.join(file) {
-        Some(full) => send(full),
-        None => Ok(()),
+    let mut under_way = Neighbours::default();
+    manifest.each_file(|mut file| {
+        if target.selection.omits(&file.path) {
+            // It needs no frame.
+            file.map.clear();
+        } else if file.size > LARGE && !target.reuses {
+            match LargeFile::parts(file, target, files)? {
+                Ok(parts) => return parts.into_iter().try_for_each(send),
+                Err(whole) => file = whole,
+            }
+        }
+        match under_way.join(file) {
+            Some(full) => send(Job::Files(full)),
+            None => Ok(()),
+        }
     })?;
-    send(under_way.files)
+    if under_way.files.is_empty() { Ok(()) } else { send(Job::Files(under_way.files)) }
 }
 
 /// Neighbours that lie in one frame, so that it is read once. A file that has frames of its own is a job of its own:
 /// nothing is saved by one worker for several of these.
 #[derive(Default)]
-struct Job {
+struct Neighbours {
     files: Vec<FileRecord>,
     /// The frame that they share; none while all are empty.
     of: Option<Lies>,
@@ -184,7 +263,7 @@ enum Lies {
     Apart,
 }
 
-impl Job {
+impl Neighbours {
     /// Takes a file in. Returns the job before it, where it does not belong there.
     fn join(&mut self, file: FileRecord) -> Option<Vec<FileRecord>> {
         let lies = match &file.map[..] {
@@ -218,10 +297,10 @@ mod tests {
                 Extent { block: at * share, count: share, pack: *pack, frame: *frame, offset: 0 }
             };
             let map = (0..).zip(places).map(extent).collect();
-            FileRecord { path: b"x".to_vec(), mode: 0, size, modified: 0, map }
+            FileRecord { path: b"x".to_vec(), mode: 0, owner: 0, size, modified: 0, map }
         };
         let jobs = |files: Vec<FileRecord>| {
-            let mut job = Job::default();
+            let mut job = Neighbours::default();
             let mut lengths: Vec<_> =
                 files.into_iter().filter_map(|file| job.join(file)).map(|job| job.len()).collect();
             lengths.push(job.files.len());

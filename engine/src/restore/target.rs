@@ -1,18 +1,53 @@
-//! The folders of a restored cluster: the data directory, mapped tablespaces, and what lies in them.
+//! The folders of a restored cluster: the data directory, mapped tablespaces and WAL, and what lies in them.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{AtFlags, Mode};
+use rustix::io::Errno;
+
+use super::databases::Selection;
+use super::examine::Plan;
+use super::occupied::Found;
 use crate::basebackup::{Claims, Held};
 use crate::failure::Failure;
 use crate::pipeline::Folder;
-use crate::repository::{Manifest, RepositoryError, TablespaceSummary, Tree, tablespace_of};
+use crate::repository::{Manifest, RepositoryError, tablespace_of};
 
 const CONTROL_FILE: &[u8] = b"global/pg_control";
 const MANIFEST: &[u8] = b"backup_manifest";
+
+/// Where links of the data directory lead.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// Tablespaces by OID; none for those that lie in the data directory.
+    pub(super) tablespaces: Vec<(u32, Option<PathBuf>)>,
+    /// The folder of WAL, where it is not in the data directory.
+    pub(super) wal: Option<PathBuf>,
+}
+
+impl Places {
+    /// Where the link leads that belongs at a path of the data directory.
+    pub(super) fn link(&self, path: &[u8]) -> Option<&Path> {
+        if path == b"pg_wal" {
+            return self.wal.as_deref();
+        }
+        let name = path.strip_prefix(b"pg_tblspc/")?;
+        let place = self.tablespaces.iter().find(|(oid, _)| oid.to_string().as_bytes() == name)?;
+        place.1.as_deref()
+    }
+
+    /// All folders that links lead to, and what each is for.
+    pub(super) fn outside(&self) -> impl Iterator<Item = (String, &Path)> {
+        let tablespaces = self.tablespaces.iter();
+        let tablespaces =
+            tablespaces.filter_map(|(oid, place)| Some((format!("tablespace {oid}"), place.as_deref()?)));
+        tablespaces.chain(self.wal.as_deref().map(|wal| ("the WAL".to_owned(), wal)))
+    }
+}
 
 /// Where everything goes.
 #[derive(Debug)]
@@ -22,55 +57,106 @@ pub(super) struct Target {
     pub(super) held: Held,
     /// Tablespaces outside of the data directory, by OID.
     tablespaces: HashMap<u32, Arc<Folder>>,
-    /// Folders that were made, for their syncs.
+    /// The folder of WAL outside of it.
+    wal: Option<Arc<Folder>>,
+    /// Folders that were made or used, for their syncs.
     pub(super) made: Vec<PathBuf>,
+    /// Folders that are to be closed to ourselves, once they are filled.
+    closed: Vec<(Arc<Folder>, OsString, u32)>,
+    /// The databases that are restored.
+    pub(super) selection: Selection,
+    /// Whether files may be there already.
+    pub(super) reuses: bool,
 }
 
 impl Target {
-    /// Claims and makes all folders and links.
+    /// Makes all folders and links in the data directory, which is claimed.
     pub(super) fn make(
         claims: &mut Claims,
         manifest: &Manifest,
         path: &Path,
-        mapping: &[(PathBuf, PathBuf)],
+        plan: &mut Plan,
     ) -> Result<Self, Failure> {
         let mode = manifest.summary.folder_mode & 0o777;
-        let places = places(&manifest.summary.tablespaces, mapping)?;
-        check_apart(path, &places)?;
-        let held = look_through(manifest)?;
-        claims.claim(path, mode)?;
-        let base = Folder::open(path)?;
-        let mut target = Target { base, held, tablespaces: HashMap::new(), made: Vec::new() };
-        for (oid, place) in &places {
-            if let Some(place) = place {
+        let reuses = !plan.found.is_nothing();
+        let mut target = Target {
+            base: Folder::open(path)?,
+            held: plan.held.clone(),
+            tablespaces: HashMap::new(),
+            wal: None,
+            made: Vec::new(),
+            closed: Vec::new(),
+            selection: std::mem::take(&mut plan.selection),
+            reuses,
+        };
+        let mut open = |place: &Path| {
+            // What an old data directory led to was looked at.
+            if !reuses || Found::at(place)?.is_nothing() {
                 claims.claim(place, mode)?;
-                target.tablespaces.insert(*oid, Folder::open(place)?);
-                target.made.push(place.clone());
+            }
+            target.made.push(place.to_owned());
+            Folder::open(place)
+        };
+        for (oid, place) in &plan.places.tablespaces {
+            if let Some(place) = place {
+                target.tablespaces.insert(*oid, open(place)?);
             }
         }
+        if let Some(wal) = &plan.places.wal {
+            target.wal = Some(open(wal)?);
+        }
         manifest.each_folder(|folder| {
+            if target.is_wal_root(&folder.path) {
+                return Ok(());
+            }
             let (parent, name) = target.place(&folder.path)?;
+            let made = parent.make(&name, folder.mode | 0o700)?;
             // A path that a link of ours leads away from cannot come twice as anything else.
-            if !parent.make(&name, folder.mode)? {
+            if !made && !reuses {
                 let what = format!("folder \"{}\" comes twice", folder.path.escape_ascii());
                 return Err(RepositoryError::damaged(manifest.object().name(), what).into());
             }
+            if !made {
+                let there = parent.descend(name.as_bytes())?;
+                rustix::fs::fchmod(&there.handle, Mode::from_raw_mode(folder.mode | 0o700))
+                    .map_err(|error| Failure::disk("change the mode of", &there.path, error))?;
+            }
             target.made.push(parent.path.join(&name));
+            if folder.mode & 0o700 != 0o700 {
+                target.closed.push((parent, name, folder.mode));
+            }
             Ok(())
         })?;
-        let links = target.base.path.join("pg_tblspc");
-        for (oid, place) in &places {
-            let name = oid.to_string();
-            let made = match place {
-                Some(place) => {
-                    rustix::fs::symlinkat(place, &target.base.descend(b"pg_tblspc")?.handle, &name)
-                        .map_err(|error| Failure::disk("create link", links.join(&name), error))
-                }
-                None => Ok(()),
-            };
-            made?;
-        }
+        target.link(&plan.places)?;
         Ok(target)
+    }
+
+    fn link(&self, places: &Places) -> Result<(), Failure> {
+        let tablespaces = places.tablespaces.iter();
+        let tablespaces =
+            tablespaces.filter_map(|(oid, place)| Some((format!("pg_tblspc/{oid}"), place.as_ref()?)));
+        for (path, place) in tablespaces.chain(places.wal.iter().map(|wal| ("pg_wal".into(), wal))) {
+            let (folder, name) = match path.split_once('/') {
+                Some((folder, name)) => (self.base.descend(folder.as_bytes())?, name),
+                None => (Arc::clone(&self.base), &*path),
+            };
+            match rustix::fs::symlinkat(place, &folder.handle, name) {
+                Ok(()) => {}
+                // A link that leads elsewhere is gone.
+                Err(Errno::EXIST) if self.reuses => {}
+                Err(error) => return Err(Failure::disk("create link", folder.path.join(name), error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the folders that are closed to their owner. The last of them is the outermost.
+    pub(super) fn close_folders(&self) -> Result<(), Failure> {
+        for (parent, name, mode) in self.closed.iter().rev() {
+            rustix::fs::chmodat(&parent.handle, name, Mode::from_raw_mode(*mode), AtFlags::empty())
+                .map_err(|error| Failure::disk("change the mode of", parent.path.join(name), error))?;
+        }
+        Ok(())
     }
 
     /// Where a file is written until the restore is complete.
@@ -84,9 +170,10 @@ impl Target {
 
     /// The folder that holds `path`, and the name within.
     pub(super) fn place(&self, path: &[u8]) -> Result<(Arc<Folder>, OsString), Failure> {
-        let (root, path) = match self.tablespace_of(path) {
-            Some((root, path)) => (root, path),
-            None => (&self.base, path),
+        let (root, path) = match (self.tablespace_of(path), &self.wal, path.strip_prefix(b"pg_wal/")) {
+            (Some((root, path)), ..) => (root, path),
+            (None, Some(wal), Some(below)) => (wal, below),
+            _ => (&self.base, path),
         };
         let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&path[..slash], &path[slash + 1..]),
@@ -99,96 +186,27 @@ impl Target {
         let (oid, below) = tablespace_of(path)?;
         Some((self.tablespaces.get(&oid)?, below))
     }
-}
 
-/// Reads all paths before anything is made, and finds names for what is held back that no other path has: a data
-/// directory may hold whatever a backup that died in it has left.
-fn look_through(manifest: &Manifest) -> Result<Held, Failure> {
-    let mut held = Held::default();
-    let mut tree = Tree::of(manifest)?;
-    let mut taken = [tree.has_folder(held.manifest.as_bytes()), tree.has_folder(held.control.as_bytes())];
-    manifest.each_file(|file| {
-        taken[0] |= file.path == held.manifest.as_bytes();
-        taken[1] |= file.path == held.control.as_bytes();
-        tree.file(&file.path)
-    })?;
-    tree.finish()?;
-    // Chance enough that nobody can have foreseen it.
-    let other = |name: &mut String| -> Result<(), Failure> {
-        *name += &format!(".{:032x}", u128::from_le_bytes(crate::repository::random()?));
-        Ok(())
-    };
-    if taken[0] {
-        other(&mut held.manifest)?;
+    /// Whether this is the folder of WAL, and a link leads to it.
+    pub(super) fn is_wal_root(&self, path: &[u8]) -> bool {
+        self.wal.is_some() && path == b"pg_wal"
     }
-    if taken[1] {
-        other(&mut held.control)?;
-    }
-    Ok(held)
-}
 
-/// No two of these may be one folder.
-fn check_apart(target: &Path, places: &[(u32, Option<PathBuf>)]) -> Result<(), Failure> {
-    let mut seen = HashMap::from([(resolved(target), "the data directory".to_owned())]);
-    for (oid, place) in places {
-        let Some(place) = place else { continue };
-        let what = format!("tablespace {oid}");
-        if let Some(other) = seen.insert(resolved(place), what.clone()) {
-            return Err(Failure::Target(format!(
-                "{other} and {what} would both go to \"{}\"\n\
-                 HINT: give each a folder of its own with --tablespace-mapping; nothing was changed.",
-                place.display()
-            )));
-        }
+    /// The data directory, and the folders outside of it.
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Arc<Folder>> {
+        std::iter::once(&self.base).chain(self.tablespaces.values()).chain(&self.wal)
     }
-    Ok(())
-}
 
-/// A path without links, as far as it is there.
-fn resolved(path: &Path) -> PathBuf {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    for above in path.ancestors() {
-        if let (Ok(there), Ok(rest)) = (above.canonicalize(), path.strip_prefix(above)) {
-            // Joined to nothing it would end in a slash, which paths compare without.
-            return there.join(rest);
+    /// The links of the data directory.
+    pub(super) fn links(&self) -> Result<Vec<(Arc<Folder>, OsString)>, Failure> {
+        let mut links = Vec::new();
+        if !self.tablespaces.is_empty() {
+            let folder = self.base.descend(b"pg_tblspc")?;
+            links.extend(self.tablespaces.keys().map(|oid| (Arc::clone(&folder), oid.to_string().into())));
         }
+        if self.wal.is_some() {
+            links.push((Arc::clone(&self.base), "pg_wal".into()));
+        }
+        Ok(links)
     }
-    path
-}
-
-/// Where each tablespace goes; none for those that lie in the data directory.
-fn places(
-    tablespaces: &[TablespaceSummary],
-    mapping: &[(PathBuf, PathBuf)],
-) -> Result<Vec<(u32, Option<PathBuf>)>, Failure> {
-    let location = |tablespace: &TablespaceSummary| PathBuf::from(OsStr::from_bytes(&tablespace.location));
-    for (old, _) in mapping {
-        if !tablespaces.iter().any(|tablespace| location(tablespace) == *old) {
-            let known: Vec<_> = tablespaces.iter().map(|one| location(one).display().to_string()).collect();
-            return Err(Failure::Target(format!(
-                "no tablespace of this backup lay in \"{}\"\nHINT: those that did: {}.",
-                old.display(),
-                if known.is_empty() { "none".into() } else { known.join(", ") }
-            )));
-        }
-    }
-    let place = |tablespace: &TablespaceSummary| {
-        let old = location(tablespace);
-        if old.is_relative() {
-            return Ok((tablespace.oid, None));
-        }
-        let mapped = mapping.iter().find(|(from, _)| *from == old).map(|(_, to)| to.clone());
-        let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
-        match mapped {
-            Some(place) => Ok((tablespace.oid, Some(place))),
-            None if old.components().all(plain) => Ok((tablespace.oid, Some(old))),
-            None => Err(Failure::Target(format!(
-                "tablespace {} lay in \"{}\", expected a path without \"..\"\n\
-                 HINT: say where it is to go with --tablespace-mapping.",
-                tablespace.oid,
-                old.display()
-            ))),
-        }
-    };
-    tablespaces.iter().map(place).collect()
 }

@@ -14,7 +14,7 @@ use pgstrata_protocol::tar::{MemberKind, TarMember};
 use super::{Archive, Sink};
 use crate::failure::Failure;
 use crate::pipeline::{Feeder, Folder, Member, Output};
-use crate::repository::FolderRecord;
+use crate::repository::{FolderRecord, OwnerTable};
 
 /// Bytes from which on a file has frames of its own.
 const LARGE: u64 = 128 << 10;
@@ -22,6 +22,9 @@ const LARGE: u64 = 128 << 10;
 const GROUP_BYTES: u64 = 160 << 10;
 /// The most files that share a frame: what waits for the frame's end is bounded by it.
 const GROUP: usize = 1024;
+
+/// The file whose owner is the data directory's: the server starts with it or not at all.
+const CONTROL_FILE: &[u8] = b"global/pg_control";
 
 /// Cuts files into frames.
 #[derive(Debug)]
@@ -32,6 +35,9 @@ pub struct RepositorySink {
     prefix: Vec<u8>,
     /// Folders as they came.
     folders: Vec<FolderRecord>,
+    owners: OwnerTable,
+    /// Whose the data directory is.
+    folder_owner: u16,
     /// Files in the frame that is being filled by small ones.
     group: Option<usize>,
     /// The folder of the last small file.
@@ -50,6 +56,8 @@ impl RepositorySink {
             packs,
             prefix: Vec::new(),
             folders: Vec::new(),
+            owners: OwnerTable::default(),
+            folder_owner: 0,
             group: None,
             folder: Vec::new(),
             ends_group: false,
@@ -57,10 +65,16 @@ impl RepositorySink {
         }
     }
 
-    /// The folders that have come.
+    /// The folders that have come, and the owners that they and the files were of.
     #[must_use]
-    pub fn into_folders(self) -> Vec<FolderRecord> {
-        self.folders
+    pub fn into_folders(self) -> (Vec<FolderRecord>, OwnerTable) {
+        (self.folders, self.owners)
+    }
+
+    /// Whose the data directory is: 0 until that is known.
+    #[must_use]
+    pub fn folder_owner(&self) -> u16 {
+        self.folder_owner
     }
 
     /// Begins a file.
@@ -130,12 +144,19 @@ impl Sink for RepositorySink {
         header: &TarMember,
         file: Option<Member>,
     ) -> Result<(), Failure> {
+        let owner = self.owners.number(header.uid, header.gid);
         match (&header.kind, file) {
-            (MemberKind::File { .. }, Some(member)) => self.begin_file(feeder, member),
+            (MemberKind::File { .. }, Some(member)) => {
+                // The data directory itself does not come, and what is in it has one owner.
+                if self.prefix.is_empty() && member.path == CONTROL_FILE {
+                    self.folder_owner = owner;
+                }
+                self.begin_file(feeder, Member { owner, ..member })
+            }
             (MemberKind::File { .. }, None) => unreachable!("the source names every file"),
             (MemberKind::Directory, _) if !header.path.is_root() => {
                 let path = [&self.prefix, header.path.as_bytes()].concat();
-                self.folders.push(FolderRecord { path, mode: header.mode });
+                self.folders.push(FolderRecord { path, mode: header.mode, owner });
                 Ok(())
             }
             // A link is a tablespace's, which the server's list names as well.

@@ -284,7 +284,8 @@ impl<'a> StreamSource<'a> {
         let mut path = self.prefix.clone().unwrap_or_default();
         path.extend_from_slice(header.path.as_bytes());
         self.progress.begin_file(&path);
-        let member = Member { sequence: self.members, path, size, mode: header.mode, modified: header.mtime };
+        let (mode, modified) = (header.mode, header.mtime);
+        let member = Member { sequence: self.members, path, size, mode, modified, owner: 0 };
         self.members += 1;
         self.in_file = true;
         self.in_last_file = header.path.as_bytes() == b"global/pg_control" && self.in_base();

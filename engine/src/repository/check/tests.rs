@@ -11,7 +11,7 @@ use super::super::names::PackId;
 use super::super::object_writer::ObjectWriter;
 use super::super::records::{FolderRecord, PackRecord};
 use super::*;
-use crate::restore::{RestoreConfig, RestoreResources, run};
+use crate::restore::{RestoreConfig, RestoreOptions, RestoreResources, run};
 
 /// A backup of two packs: one that is not needed and not there, and one with a frame of 100 bytes.
 struct Sample {
@@ -77,10 +77,10 @@ fn write_of(kind: FrameKind, root: &Path, change: fn(&mut Sample)) -> Repository
     let mut manifest = ManifestWriter::begin(&repository, &cluster.manifest(backup())).expect("begun");
     for (path, extent) in sample.files {
         let (path, map) = (path.as_bytes().to_vec(), vec![extent]);
-        let file = FileRecord { path, mode: 0o600, size: 10, modified: 0, map };
+        let file = FileRecord { path, mode: 0o600, owner: 0, size: 10, modified: 0, map };
         manifest.file(&file).expect("valid");
     }
-    let folder = |path: &&str| FolderRecord { path: path.as_bytes().to_vec(), mode: 0o700 };
+    let folder = |path: &&str| FolderRecord { path: path.as_bytes().to_vec(), mode: 0o700, owner: 0 };
     let folders: Vec<_> = sample.folders.iter().map(folder).collect();
     let summary = serde_json::from_value(sample.summary).expect("a summary");
     let published = manifest.commit(&folders, &sample.packs, &summary);
@@ -100,9 +100,12 @@ fn restore(repository: &Repository, target: &Path) -> Result<(), String> {
         backup: BackupChoice::Latest,
         target: target.to_owned(),
         tablespace_mapping: Vec::new(),
+        options: RestoreOptions::default(),
         resources: RestoreResources::for_cores(1),
     };
-    run(&config, &|text| panic!("{text}"), &Stop::new()).map(drop).map_err(|failure| failure.to_string())
+    // That files belong to root, whoever restores as root is told.
+    let warned = |text: &str| assert!(text.contains("belong to root"), "{text}");
+    run(&config, &warned, &Stop::new()).map(drop).map_err(|failure| failure.to_string())
 }
 
 #[test]
@@ -119,7 +122,9 @@ fn packs_that_are_not_needed_need_not_exist() {
 #[test]
 fn manifests_that_lie_are_found_by_verify_and_refused_by_restore() {
     type Change = fn(&mut Sample);
-    let cases: [(Change, &str); 12] = [
+    let cases: [(Change, &str); 14] = [
+        (|s| s.files.push(("base/1", extent(1, 0))), "file \"base/1\" comes twice"),
+        (|s| s.summary["folder_owner"] = 1.into(), "of owner 1 of 0"),
         (|s| s.files[0].1.pack = 0, "which its table says is not needed"),
         (|s| s.packs[0].needed = true, "it is missing"),
         (|s| s.files[0].1.offset = 100, "byte 100 of frame 0"),
