@@ -11,6 +11,7 @@ pub mod demo;
 pub mod failure;
 pub mod pipeline;
 pub mod postmaster;
+pub mod readiness;
 pub mod receivewal;
 pub mod repository;
 pub mod restore;

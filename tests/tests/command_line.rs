@@ -165,9 +165,22 @@ fn manual_pages_render_without_a_warning() {
         pages.push((format!("pgstrata-{command}"), options.clone()));
         pages.push((tool, options));
     }
-    for command in
-        ["backup", "completions", "demo", "init", "links", "list", "man", "restore", "show", "verify"]
-    {
+    for command in [
+        "backup",
+        "check",
+        "completions",
+        "demo",
+        "expire",
+        "init",
+        "links",
+        "list",
+        "man",
+        "pin",
+        "restore",
+        "show",
+        "unpin",
+        "verify",
+    ] {
         pages.push((format!("pgstrata-{command}"), options_in_help(&[command])));
     }
     assert_eq!(pages.len(), said.lines().count(), "{said}");

@@ -18,6 +18,9 @@ use super::summary::summary;
 use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod};
 use crate::repository::{ClusterName, FrameCompression, RepositoryDestination, ReuseConfig, ReuseFrom};
 
+/// What frames are compressed with unless something else is said.
+const COMPRESS: &str = "zstd:1";
+
 /// Take a backup of a running PostgreSQL server into a repository
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
@@ -26,19 +29,13 @@ pub(super) struct BackupArgs {
     repository: RepositoryArgs,
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
-    cluster: ClusterName,
+    cluster: Option<ClusterName>,
     /// Where the data comes from
     #[arg(long, value_name = "stream", default_value = "stream")]
     source: String,
-    /// Compress with zstd:LEVEL, lz4 or none
-    #[arg(
-        short = 'Z',
-        long,
-        value_name = "METHOD[:LEVEL]",
-        default_value = "zstd:1",
-        allow_hyphen_values = true
-    )]
-    compress: String,
+    /// Compress with zstd:LEVEL, lz4 or none; zstd:1 unless the configuration file says otherwise
+    #[arg(short = 'Z', long, value_name = "METHOD[:LEVEL]", allow_hyphen_values = true)]
+    compress: Option<String>,
     /// Maximum transfer rate to transfer data directory (in kB/s, or use suffix "k" or "M")
     #[arg(short = 'r', long, value_name = "RATE")]
     max_rate: Option<String>,
@@ -102,20 +99,27 @@ impl BackupArgs {
                 self.source
             );
         }
-        let request = CompressionRequest::parse(&self.compress);
+        let cluster = self.repository.cluster(self.cluster.as_ref())?;
+        let configuration = self.repository.configuration()?;
+        let section = configuration.cluster(&cluster);
+        let configured = section.and_then(|section| section.compress.as_deref());
+        let compress = self.compress.as_deref().or(configured).unwrap_or(COMPRESS);
+        let request = CompressionRequest::parse(compress);
         if request.side.is_some() {
-            bail!("invalid compression \"{}\", expected zstd:LEVEL, lz4 or none", self.compress);
+            bail!("invalid compression \"{compress}\", expected zstd:LEVEL, lz4 or none");
         }
         let compression = FrameCompression::from_spec(request.specification()?.as_ref())
-            .map_err(|error| anyhow!("invalid compression \"{}\": {error}", self.compress))?;
+            .map_err(|error| anyhow!("invalid compression \"{compress}\": {error}"))?;
+        let conninfo =
+            section.and_then(|section| section.conninfo.as_ref()).map(|text| text.get_ref().as_str());
         let mut resources = Resources::for_cores(cores());
         resources.io = self.io.mode();
         resources.buffers = ((usize::from(self.buffers) << 20) / resources.buffer_size).max(16);
         // A lane hashes and compresses here.
         resources.workers = self.workers.map_or(cores().clamp(1, 16), usize::from);
         let destination = RepositoryDestination {
-            repository: self.repository.open()?,
-            cluster: self.cluster.clone(),
+            repository: self.repository.open_of(Some(&cluster))?,
+            cluster,
             compression,
             pack_size: u64::from(self.pack_size) << 20,
             reuse: ReuseConfig {
@@ -128,7 +132,7 @@ impl BackupArgs {
             },
         };
         Ok(BaseBackupConfig {
-            connection: self.connection.resolve(message::program_name())?,
+            connection: self.connection.resolve_with(conninfo, message::program_name())?,
             destination: Destination::Repository(destination),
             incremental: None,
             compression: None,

@@ -32,8 +32,17 @@ pub(super) struct ConnectionArgs {
 impl ConnectionArgs {
     /// Resolves options, connection string, environment and defaults. Asks for a password with `-W`.
     pub(super) fn resolve(&self, program: &str) -> anyhow::Result<ConnectionSettings> {
+        self.resolve_with(None, program)
+    }
+
+    /// The same with a connection string for where none was given.
+    pub(super) fn resolve_with(
+        &self,
+        conninfo: Option<&str>,
+        program: &str,
+    ) -> anyhow::Result<ConnectionSettings> {
         let given = GivenSettings {
-            conninfo: self.dbname.as_deref(),
+            conninfo: self.dbname.as_deref().or(conninfo),
             host: self.host.as_deref(),
             port: self.port.as_deref(),
             user: self.username.as_deref(),

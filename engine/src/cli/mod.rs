@@ -5,12 +5,16 @@
 //! Exit status 0 for success, 1 for every failure; a run that a signal ended dies of that signal, as a shell
 //! and its scripts expect.
 
+mod age;
 mod backup;
 mod basebackup;
+mod check;
 mod completions;
+mod configuration;
 mod connection;
 mod definition;
 mod demo;
+mod expire;
 mod getopt;
 mod init;
 mod int_option;
@@ -19,6 +23,7 @@ mod list;
 mod man;
 mod message;
 mod open_files;
+mod pin;
 mod plain;
 mod progress;
 mod receivewal;
@@ -53,17 +58,21 @@ enum Command {
     /// Take a base backup of a running PostgreSQL server
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
+    Check(Box<check::CheckArgs>),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     Demo(demo::DemoArgs),
+    Expire(expire::ExpireArgs),
     Init(init::InitArgs),
     Links(links::LinksArgs),
     /// Receive the write-ahead log of a running PostgreSQL server
     #[command(name = "receivewal")]
     ReceiveWal(Box<receivewal::ReceiveWalArgs>),
     List(list::ListArgs),
+    Pin(pin::PinArgs),
     Restore(restore::RestoreArgs),
     Show(list::ShowArgs),
+    Unpin(pin::UnpinArgs),
     Verify(verify::VerifyArgs),
     /// Verify a backup against its manifest
     #[command(name = "verifybackup")]
@@ -113,15 +122,19 @@ fn run(command: &Command) -> ExitCode {
     let outcome = match command {
         Command::Backup(args) => backup::run(args),
         Command::BaseBackup(args) => run_basebackup::run(args),
+        Command::Check(args) => check::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Expire(args) => expire::run(args),
         Command::Init(args) => init::run(args),
         Command::Links(args) => links::run(args),
         Command::ReceiveWal(args) => receivewal::run(args),
         Command::List(args) => list::list(args),
+        Command::Pin(args) => pin::pin(args),
         Command::Restore(args) => restore::run(args),
         Command::Show(args) => list::show(args),
+        Command::Unpin(args) => pin::unpin(args),
         Command::Verify(args) => verify::run(args),
         Command::VerifyBackup(args) => verifybackup::run(args),
     };

@@ -1,6 +1,7 @@
 //! What all commands on a repository share: the option that names it, and how their end is told.
 
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::anyhow;
@@ -8,33 +9,64 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+use super::configuration::Configuration;
 use super::message;
 use super::plain::plain;
 use super::progress::print_json;
 use super::run_basebackup::told;
-use crate::repository::{Repository, Store, parse_address};
+use crate::repository::{ClusterName, Repository, Store, parse_address};
 
 /// Where the repository is, and how a command's end is told.
 #[derive(Debug, Clone, Args)]
 pub(super) struct RepositoryArgs {
-    /// The repository: a folder, or file: and a folder
+    /// The repository: a folder, file: and a folder, or a name in the configuration file
     #[arg(long, value_name = "REPO")]
-    repo: String,
+    repo: Option<String>,
+    /// The configuration file, /etc/pgstrata/pgstrata.toml or what PGSTRATA_CONFIG says unless given
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Write the outcome to stdout as JSON
     #[arg(long)]
     pub(super) json: bool,
 }
 
 impl RepositoryArgs {
+    /// What the configuration file says.
+    pub(super) fn configuration(&self) -> anyhow::Result<Configuration> {
+        Configuration::load(self.config.as_deref())
+    }
+
     /// The place.
     pub(super) fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
-        let store = parse_address(&self.repo).map_err(|error| anyhow!(error))?;
+        self.store_of(None)
+    }
+
+    /// The place of a cluster's backups.
+    pub(super) fn store_of(&self, cluster: Option<&ClusterName>) -> anyhow::Result<Arc<dyn Store>> {
+        let configuration = self.configuration()?;
+        let address = configuration.address(self.repo.as_deref(), cluster)?;
+        let store = parse_address(address).map_err(|error| anyhow!(error))?;
         Ok(Arc::new(store))
     }
 
-    /// Opens the repository.
-    pub(super) fn open(&self) -> anyhow::Result<Repository> {
-        Ok(Repository::open(self.store()?)?)
+    /// Opens the repository of a cluster's backups.
+    pub(super) fn open_of(&self, cluster: Option<&ClusterName>) -> anyhow::Result<Repository> {
+        Ok(Repository::open(self.store_of(cluster)?)?)
+    }
+
+    /// The cluster that is meant: the given one, or the only configured one.
+    pub(super) fn cluster(&self, given: Option<&ClusterName>) -> anyhow::Result<ClusterName> {
+        if let Some(given) = given {
+            return Ok(given.clone());
+        }
+        let configuration = self.configuration()?;
+        configuration.only_cluster().cloned().ok_or_else(|| {
+            let count = match configuration.cluster.len() {
+                0 => "none is configured".to_owned(),
+                count => format!("{count} are configured"),
+            };
+            anyhow!("no cluster is named, and {count}\nHINT: say which with --cluster NAME.")
+        })
     }
 
     /// Tells the end of a command, once: as JSON, or in `words`.

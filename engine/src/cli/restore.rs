@@ -26,7 +26,7 @@ pub(super) struct RestoreArgs {
     repository: RepositoryArgs,
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
-    cluster: ClusterName,
+    cluster: Option<ClusterName>,
     /// The backup
     #[arg(long, value_name = "ID|latest", default_value = "latest")]
     backup: BackupChoice,
@@ -100,6 +100,7 @@ impl RestoreArgs {
             owner,
             clean: !self.no_clean,
         };
+        let cluster = self.repository.cluster(self.cluster.as_ref())?;
         Ok(RestoreConfig {
             target: absolute(&self.into)?,
             options,
@@ -108,8 +109,8 @@ impl RestoreArgs {
                 .iter()
                 .map(parse_mapping)
                 .collect::<anyhow::Result<_>>()?,
-            repository: self.repository.open()?,
-            cluster: self.cluster.clone(),
+            repository: self.repository.open_of(Some(&cluster))?,
+            cluster,
             backup: self.backup,
             resources,
         })

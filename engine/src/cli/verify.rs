@@ -30,7 +30,7 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     let stop = Stop::new();
     let outcome = throw_on_signal(&stop).and_then(|()| {
         let config = CheckConfig {
-            repository: args.repository.open()?,
+            repository: args.repository.open_of(args.cluster.as_ref())?,
             cluster: args.cluster.clone(),
             workers: args.workers.map_or(cores(), usize::from),
         };
@@ -46,8 +46,20 @@ fn tell(args: &VerifyArgs, report: &CheckReport) -> anyhow::Result<()> {
         event["event"] = "summary".into();
         print_json(&event);
     }
-    let CheckReport { backups, packs, frames, stored_bytes, bytes, problem_count, problems, seconds } =
-        report;
+    let CheckReport {
+        backups,
+        packs,
+        frames,
+        stored_bytes,
+        bytes,
+        problem_count,
+        problems,
+        warnings,
+        seconds,
+    } = report;
+    for warning in warnings {
+        message::warning(warning);
+    }
     for problem in problems {
         message::error(problem);
     }

@@ -54,6 +54,15 @@ pub enum ConninfoError {
     NotUtf8(&'static str),
 }
 
+/// Whether a connection string has a secret in it, and what is wrong with it.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn conninfo_has_secret(text: &str) -> Result<bool, ConninfoError> {
+    let is_secret = |name: &str| matches!(name, "password" | "sslpassword");
+    Ok(parse(text)?.iter().any(|(keyword, value)| is_secret(keyword.name) && !value.is_empty()))
+}
+
 /// Keyword and value, in the order given.
 pub(super) type Pairs = Vec<(&'static keyword::Keyword, String)>;
 

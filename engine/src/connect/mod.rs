@@ -34,7 +34,7 @@ mod transport;
 
 pub use alarm::Alarm;
 pub use bulk::{BulkReceive, BulkStream, Heard};
-pub use conninfo::ConninfoError;
+pub use conninfo::{ConninfoError, conninfo_has_secret};
 pub use error::{AttemptError, ConnectError, FailedAttempt, SessionError};
 pub use exchange::{CopyDirection, CopyEvent, NoticeSink, Reply};
 pub use keyword::environment_variables;

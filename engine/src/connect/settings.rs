@@ -218,6 +218,12 @@ impl ConnectionSettings {
         self
     }
 
+    /// The database of SQL connections, where one was given.
+    #[must_use]
+    pub fn database(&self) -> Option<&str> {
+        self.database.as_deref()
+    }
+
     /// The user name the server is asked for.
     #[must_use]
     pub fn user(&self) -> &str {

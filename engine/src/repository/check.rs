@@ -3,6 +3,7 @@
 //! Goes on after what it finds, so that all of it is named. Memory grows by 16 bytes for each pack, and holds
 //! the folders of one backup at a time, and hashes of a bounded share of its paths.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +16,12 @@ use serde::Serialize;
 use super::codec::FrameDecoder;
 use super::error::RepositoryError;
 use super::manifest::Manifest;
-use super::names::{BackupId, ClusterName};
+use super::names::{BackupId, ClusterName, PackId};
 use super::open_packs::OpenPacks;
 use super::paths::PathShare;
 use super::place::{BackupChoice, Repository};
 use super::records::{Extent, FileRecord};
+use super::retention::{Lease, Marks, Purpose, leases};
 use super::tree::Tree;
 use crate::failure::Failure;
 use crate::stop::Stop;
@@ -57,6 +59,8 @@ pub struct CheckReport {
     pub problem_count: u64,
     /// The first of it, in words.
     pub problems: Vec<String>,
+    /// What to know about the run itself.
+    pub warnings: Vec<String>,
     /// Seconds.
     pub seconds: f64,
 }
@@ -104,6 +108,8 @@ pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, 
         None => config.repository.clusters()?,
     };
     let (jobs, waiting) = bounded(config.workers * 2);
+    // Until everything is read.
+    let mut held = Vec::new();
     thread::scope(|scope| {
         for _ in 0..config.workers {
             let (waiting, found, stop) = (waiting.clone(), &found, stop.clone());
@@ -115,7 +121,7 @@ pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, 
         drop(waiting);
         let jobs = jobs;
         for cluster in &clusters {
-            let backups = config.repository.backups(cluster)?;
+            let backups = hold_all(&config.repository, cluster, &mut held, &mut report.warnings)?;
             for problem in look_around(&config.repository, cluster, &backups)? {
                 found.problem(&problem);
             }
@@ -152,6 +158,47 @@ pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, 
     Ok(report)
 }
 
+/// Takes a lease on all backups of a cluster. Those that are being removed already are left out.
+fn hold_all(
+    repository: &Repository,
+    cluster: &ClusterName,
+    held: &mut Vec<Lease>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<BackupId>, Failure> {
+    let backups = repository.backups(cluster)?;
+    let told = RefCell::new(Vec::new());
+    let warn = |text: &str| told.borrow_mut().push(text.to_owned());
+    held.extend(Lease::try_take(repository, cluster, Purpose::Verify, &backups, &warn)?);
+    warnings.append(&mut told.into_inner());
+    let marks = Marks::list(repository, cluster)?;
+    let there = repository.backups(cluster)?;
+    let stays = |backup: &BackupId| !marks.contains(*backup) && there.binary_search(backup).is_ok();
+    Ok(backups.into_iter().filter(stays).collect())
+}
+
+/// Packs of which nobody knows why they are there: neither backups, nor runs under way or known to be dead.
+fn unexplained_packs(repository: &Repository, cluster: &ClusterName) -> Result<usize, Failure> {
+    // Listed before leases and marks: a run begins with the one and ends with the other.
+    let packs = repository.store().list(&cluster.packs())?;
+    let leases = leases(repository, cluster)?;
+    let marks = Marks::list(repository, cluster)?;
+    if !repository.backups(cluster)?.is_empty() {
+        return Ok(0);
+    }
+    let explained = |name: &str| {
+        name.parse::<PackId>().is_ok_and(|pack| {
+            marks.contains(pack.backup) || leases.iter().any(|lease| lease.protects(pack.backup))
+        })
+    };
+    let mut unexplained: Vec<_> = packs.iter().filter(|pack| !explained(&pack.name)).collect();
+    if !unexplained.is_empty() {
+        // A run that failed meanwhile took them away, and its lease after them.
+        let there = repository.store().list(&cluster.packs())?;
+        unexplained.retain(|pack| there.iter().any(|other| other.name == pack.name));
+    }
+    Ok(unexplained.len())
+}
+
 /// What lies about in a cluster and should not, or is missing.
 fn look_around(
     repository: &Repository,
@@ -163,11 +210,9 @@ fn look_around(
         RepositoryError::damaged(object, "it is no name of a backup").into()
     });
     let mut problems: Vec<Failure> = strays.collect();
-    let packs = if backups.is_empty() { repository.store().list(&cluster.packs())?.len() } else { 0 };
+    let packs = if backups.is_empty() { unexplained_packs(repository, cluster)? } else { 0 };
     if packs > 0 {
-        let what = format!(
-            "{packs} packs and no backup: the first backup is under way or died, or manifests are lost"
-        );
+        let what = format!("{packs} packs and no backup: the first backup has failed, or manifests are lost");
         problems.push(RepositoryError::damaged(cluster.packs(), what).into());
     }
     problems.extend(repository.identity(cluster).err());
@@ -179,7 +224,7 @@ fn check_backup(
     config: &CheckConfig,
     cluster: &ClusterName,
     backup: BackupId,
-    seen: &mut HashSet<super::names::PackId>,
+    seen: &mut HashSet<PackId>,
     jobs: &Sender<Job>,
     found: &Found,
     stop: &Stop<Failure>,

@@ -52,6 +52,14 @@ pub enum ObjectKind {
     Manifest = 3,
     /// Whose backups a cluster's are.
     Identity = 4,
+    /// That a run is under way, and what it relies on.
+    Lease = 6,
+    /// That a backup is to be kept.
+    Pin = 7,
+    /// In a manifest's place: there will never be a backup of this name.
+    Fence = 8,
+    /// That nobody may begin to rely on a backup.
+    Condemned = 9,
 }
 
 impl ObjectKind {

@@ -8,6 +8,7 @@ use super::names::ClusterName;
 use super::object_reader::ObjectReader;
 use super::object_writer::ObjectWriter;
 use super::place::{Repository, now, read_summary};
+use super::retention::{Lease, LeaseHolder, Purpose, survey};
 use super::summary::IdentitySummary;
 use crate::failure::Failure;
 
@@ -33,9 +34,52 @@ impl Repository {
         Err(RepositoryError::damaged(name, what).into())
     }
 
-    /// Refuses a system that is not the one whose backups the cluster has.
+    /// Refuses a system that is not the one whose backups the cluster has. Where there are none, it may become the one.
     pub(crate) fn check_identity(&self, cluster: &ClusterName, system: u64) -> Result<(), Failure> {
+        if self.identity(cluster)?.is_some_and(|found| found != system) && self.is_unused(cluster)? {
+            return Ok(());
+        }
+        self.compare_identity(cluster, system)
+    }
+
+    /// Whether nothing lies under a cluster's name but what a first backup that died has left of itself.
+    fn is_unused(&self, cluster: &ClusterName) -> Result<bool, Failure> {
+        Ok(self.backups(cluster)?.is_empty() && self.store().list(&cluster.packs())?.is_empty())
+    }
+
+    /// Removes the identity that a first backup of another system has left which died. `lease` is the caller's, and a
+    /// backup of that system at the same time is refused here or there: each looks for the other's lease behind its own.
+    pub(super) fn release_identity(
+        &self,
+        cluster: &ClusterName,
+        system: u64,
+        lease: &Lease,
+    ) -> Result<(), Failure> {
+        let survey = survey(self, cluster, lease)?;
+        let others = || survey.alive.iter().filter(|lease| lease.summary.purpose == Purpose::Backup);
+        let own = system.to_string();
+        let of_another =
+            |lease: &&LeaseHolder| lease.summary.system_identifier.as_ref().is_some_and(|of| *of != own);
+        if let Some(other) = others().find(of_another) {
+            let what = format!("{} of another system is under way", other.run());
+            let hint = "give the backups of this server another --cluster name. Nothing was changed.";
+            return Err(RepositoryError::new(format!("cluster \"{cluster}\""), what, hint).into());
+        }
+        let stale = self.identity(cluster)?.is_some_and(|found| found != system);
+        if stale && others().next().is_none() && self.is_unused(cluster)? {
+            self.store().remove(&[cluster.identity()])?;
+        }
+        Ok(())
+    }
+
+    fn compare_identity(&self, cluster: &ClusterName, system: u64) -> Result<(), Failure> {
         match self.identity(cluster)? {
+            Some(found) if found != system && self.backups(cluster)?.is_empty() => {
+                let what = format!("a backup of system {found} that died has left packs, expected {system}");
+                let hint = "once that server's backup is given up, `pgstrata expire --grace 0` removes what it left; \
+                            or give this server another --cluster name. Nothing was changed.";
+                Err(RepositoryError::new(format!("cluster \"{cluster}\""), what, hint).into())
+            }
             Some(found) if found != system => {
                 let what = format!("it holds backups of system {found}, expected those of {system}");
                 let hint = "this is another server's name in the repository, or the server was made anew; \
@@ -61,7 +105,7 @@ impl Repository {
             // Where another was faster, that one counts.
             let _ = object.publish()?;
         }
-        self.check_identity(cluster, system)
+        self.compare_identity(cluster, system)
     }
 }
 
@@ -69,7 +113,7 @@ impl Repository {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::LocalStore;
+    use super::super::{BackupId, LocalStore};
     use super::*;
 
     #[test]
@@ -82,15 +126,46 @@ mod tests {
         repository.claim_identity(&one, 7).expect("free");
         repository.claim_identity(&one, 7).expect("the same");
         assert_eq!(repository.identity(&one).expect("there"), Some(7));
-        for refused in [repository.claim_identity(&one, 8), repository.check_identity(&one, 8)] {
-            let refused = refused.expect_err("another").to_string();
-            assert!(refused.contains("of system 7, expected those of 8"), "{refused}");
-            assert!(refused.contains("--cluster"), "{refused}");
-        }
+        let refused = repository.claim_identity(&one, 8).expect_err("another").to_string();
+        assert!(refused.contains("of system 7 that died has left packs, expected 8"), "{refused}");
+        assert!(refused.contains("--cluster"), "{refused}");
+        repository.check_identity(&one, 8).expect("nothing is there yet");
         std::fs::create_dir(scratch.path().join("clusters/two")).expect("made");
         let [from, to] = [&one, &two].map(|cluster| scratch.path().join(cluster.identity()));
         std::fs::copy(from, to).expect("copied");
         let refused = repository.identity(&two).expect_err("of another").to_string();
         assert!(refused.contains("it is of cluster \"one\""), "{refused}");
+    }
+
+    #[test]
+    fn what_a_first_backup_left_gives_way_to_another_system() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let repository = Repository::init(Arc::new(LocalStore::new(scratch.path()))).expect("made");
+        let cluster: ClusterName = "main".parse().expect("valid");
+        let begin = |random, system| {
+            let backup = BackupId { seconds: now(), random };
+            Lease::take(&repository, &cluster, Purpose::Backup, backup, &[], Some(system)).expect("taken")
+        };
+        let claim = |system, lease: &Lease| {
+            repository.release_identity(&cluster, system, lease)?;
+            repository.claim_identity(&cluster, system)
+        };
+        let first = begin(1, 7);
+        claim(7, &first).expect("free");
+        // While it is under way, and others of its system are.
+        let second = begin(2, 8);
+        let refused = claim(8, &second).expect_err("under way").to_string();
+        assert!(refused.contains("of another system is under way"), "{refused}");
+        let refused = claim(7, &first).expect_err("and the other way round").to_string();
+        assert!(refused.contains("of another system is under way"), "{refused}");
+        drop(first);
+        let packs = scratch.path().join(cluster.packs());
+        std::fs::create_dir(&packs).expect("made");
+        std::fs::write(packs.join("x"), b"x").expect("written");
+        let refused = claim(8, &second).expect_err("packs").to_string();
+        assert!(refused.contains("pgstrata expire"), "{refused}");
+        std::fs::remove_file(packs.join("x")).expect("removed");
+        claim(8, &second).expect("nothing is left");
+        assert_eq!(repository.identity(&cluster).expect("there"), Some(8));
     }
 }

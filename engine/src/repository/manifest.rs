@@ -27,11 +27,12 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    pub(super) fn open(
+    /// Opens a manifest and reads its summary only.
+    pub(super) fn open_summary(
         repository: &Repository,
         cluster: &ClusterName,
         id: BackupId,
-    ) -> Result<Option<Self>, Failure> {
+    ) -> Result<Option<(ObjectReader, BackupSummary)>, Failure> {
         let name = cluster.manifest(id);
         let Some(object) = ObjectReader::open(repository, &name, ObjectKind::Manifest)? else {
             return Ok(None);
@@ -41,6 +42,16 @@ impl Manifest {
             let what = format!("it is backup {} of cluster \"{}\"", summary.backup, summary.cluster);
             return Err(RepositoryError::damaged(&name, what).into());
         }
+        Ok(Some((object, summary)))
+    }
+
+    pub(super) fn open(
+        repository: &Repository,
+        cluster: &ClusterName,
+        id: BackupId,
+    ) -> Result<Option<Self>, Failure> {
+        let Some((object, summary)) = Self::open_summary(repository, cluster, id)? else { return Ok(None) };
+        let name = cluster.manifest(id);
         let damaged = |what: String| Failure::from(RepositoryError::damaged(&name, what));
         let mut oids: Vec<_> = summary.tablespaces.iter().map(|tablespace| tablespace.oid).collect();
         if let Some(oid) = first_twice(&mut oids) {
@@ -155,6 +166,14 @@ impl Manifest {
         }
         Ok(object)
     }
+}
+
+/// Hands out every record of a manifest's table of packs, without a table of its own.
+pub(super) fn each_pack(
+    object: &ObjectReader,
+    visit: impl FnMut(PackRecord) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    each_record(object, FrameKind::Packs, PackRecord::decode, visit)
 }
 
 /// The first that comes twice, once they are sorted.

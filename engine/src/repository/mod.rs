@@ -28,6 +28,7 @@ mod pack_ledger;
 mod paths;
 mod place;
 mod records;
+mod retention;
 mod reuse;
 mod sealing;
 mod store;
@@ -53,6 +54,10 @@ pub use pack_ledger::PackLedger;
 pub(crate) use paths::{PathShare, shares};
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
+pub use retention::{
+    ExpireConfig, ExpireReport, Expired, KeptBackup, Lease, LeaseHolder, LeaseSummary, Pin, PinSummary,
+    Purpose, Reason, RemovedBackup, RetentionRules, Standing, expire, pin, pins, unpin,
+};
 pub use reuse::{Reuse, ReuseConfig, ReuseFrom, ReuseReader};
 pub use sealing::Sealing;
 pub use store::{Entry, NewObject, Object, PackPlace, Requests, Store, Upload, Uploads};

@@ -65,6 +65,24 @@ impl ClusterName {
         format!("{}/{backup}{MANIFEST_SUFFIX}", self.backups())
     }
 
+    /// The folder of the leases of runs under way.
+    #[must_use]
+    pub fn leases(&self) -> String {
+        format!("{CLUSTERS}/{self}/leases")
+    }
+
+    /// The folder of its pins.
+    #[must_use]
+    pub fn pins(&self) -> String {
+        format!("{CLUSTERS}/{self}/pins")
+    }
+
+    /// The folder of marks of backups that nobody may begin to rely on.
+    #[must_use]
+    pub fn condemned(&self) -> String {
+        format!("{CLUSTERS}/{self}/condemned")
+    }
+
     /// A pack.
     #[must_use]
     pub fn pack(&self, pack: PackId) -> String {

@@ -12,6 +12,7 @@ use super::manifest::Manifest;
 use super::names::{BackupId, CLUSTERS, ClusterName, HEAD, HEADS, MANIFEST_SUFFIX};
 use super::object_reader::ObjectReader;
 use super::object_writer::ObjectWriter;
+use super::retention::{Marks, is_fenced};
 use super::sealing::Sealing;
 use super::store::{Entry, Store};
 use super::summary::{HeadSummary, parse};
@@ -137,6 +138,12 @@ impl Repository {
         &self.store
     }
 
+    /// The same repository, reached another way.
+    #[cfg(test)]
+    pub(super) fn with_store(&self, store: Arc<dyn Store>) -> Self {
+        Self { store, ..self.clone() }
+    }
+
     /// Its identity.
     #[must_use]
     pub fn id(&self) -> RepositoryId {
@@ -166,6 +173,14 @@ impl Repository {
         let id = |entry: &Entry| entry.name.strip_suffix(MANIFEST_SUFFIX)?.parse().ok();
         let mut backups: Vec<BackupId> = names.iter().filter_map(id).collect();
         backups.sort_unstable();
+        // Where a run was taken for dead, a fence may lie in the place of its manifest.
+        for dead in Marks::list(self, cluster)?.dead() {
+            if let Ok(place) = backups.binary_search(&dead)
+                && is_fenced(self, cluster, dead)?
+            {
+                backups.remove(place);
+            }
+        }
         Ok(backups)
     }
 

@@ -26,6 +26,7 @@ use super::object_reader::ObjectReader;
 use super::pack_ledger::PackLedger;
 use super::place::{Repository, now};
 use super::records::FolderRecord;
+use super::retention::{Lease, Purpose, is_fenced};
 use super::reuse::{Reuse, ReuseConfig, ReuseFrom, Reused, Search};
 use super::store::{PackPlace, Requests, Uploads};
 use super::summary::{BackupSummary, DatabaseSummary, TablespaceSummary};
@@ -130,6 +131,8 @@ pub(crate) struct RepositoryWriting {
     tablespaces: Vec<TablespaceSummary>,
     pub(crate) sink: RepositorySink,
     committed: bool,
+    /// Given back once the backup is there, or its packs are gone.
+    _lease: Arc<Lease>,
 }
 
 impl RepositoryWriting {
@@ -142,8 +145,12 @@ impl RepositoryWriting {
         stop: &Stop<Failure>,
     ) -> Result<Self, Failure> {
         let RepositoryDestination { repository, cluster, reuse: config, .. } = destination;
-        repository.claim_identity(cluster, system_identifier)?;
         let backup = repository.next_backup(cluster)?;
+        // Before anything is looked at that others may remove.
+        let lease = Lease::take(repository, cluster, Purpose::Backup, backup, &[], Some(system_identifier))?;
+        let lease = Arc::new(lease);
+        repository.release_identity(cluster, system_identifier, &lease)?;
+        repository.claim_identity(cluster, system_identifier)?;
         let staging = destination.staging_folder()?;
         let (packs_folder, uploads) = match destination.packs()? {
             PackPlace::Folder(path) => (Folder::open(&path)?, None),
@@ -172,7 +179,7 @@ impl RepositoryWriting {
         let catalogue = catalogue.map_err(|error| Failure::disk("start thread", "catalogue", error))?;
         let reuse = Arc::new(OnceLock::new());
         let folder = uploads.is_none().then(|| Arc::clone(&packs_folder));
-        let search = search(destination, backup, folder, &reuse, stop)?;
+        let search = search(destination, backup, folder, Arc::clone(&lease), &reuse, stop)?;
         let tablespace = |archive: &Archive| {
             Some(TablespaceSummary { oid: archive.tablespace?, location: archive.location.clone() })
         };
@@ -192,6 +199,7 @@ impl RepositoryWriting {
             catalogue: Some(catalogue),
             tablespaces: archives.iter().filter_map(tablespace).collect(),
             committed: false,
+            _lease: lease,
         })
     }
 
@@ -314,11 +322,20 @@ impl RepositoryWriting {
         let published = manifest.commit(&folders, &packs, &summary);
         // Where the outcome is not known, it may be there: its packs stay.
         self.committed = match &published {
+            Ok(Some(_)) => true,
             // Of another backup of this name the packs have these names.
-            Ok(_) => true,
-            Err(_) => !matches!(store.open(&name), Ok(None)),
+            Ok(None) | Err(_) => {
+                !matches!(store.open(&name), Ok(None))
+                    && !matches!(is_fenced(repository, cluster, self.backup), Ok(true))
+            }
         };
         if published?.is_none() {
+            if is_fenced(repository, cluster, self.backup)? {
+                let what =
+                    "this backup was taken for dead by another run: its lease had not been renewed in time";
+                let hint = "see whether this machine or its clock stood still, and take the backup again.";
+                return Err(RepositoryError::new(name, what, hint).into());
+            }
             let hint = "take the backup again.";
             return Err(RepositoryError::new(name, "a backup of this name is there already", hint).into());
         }
@@ -433,6 +450,7 @@ fn search(
     destination: &RepositoryDestination,
     own: BackupId,
     folder: Option<Arc<Folder>>,
+    lease: Arc<Lease>,
     found: &Arc<OnceLock<Reuse>>,
     stop: &Stop<Failure>,
 ) -> Result<Option<JoinHandle<Option<Failure>>>, Failure> {
@@ -455,7 +473,7 @@ fn search(
         let _told = stop.tell_of_panics("the search for older packs");
         // Gone when this thread is.
         let _ended = ended;
-        match search.gather(&|_| Ok(true), &stop) {
+        match search.gather(&lease, &stop) {
             Ok(reuse) => {
                 let _ = found.set(reuse);
                 None

@@ -44,7 +44,7 @@ pub struct DryRunReport {
 /// # Errors
 /// Where the backup is damaged, or something cannot be looked at.
 pub fn dry_run(config: &RestoreConfig) -> Result<DryRunReport, Failure> {
-    let manifest = choose(config)?;
+    let manifest = config.repository.backup(&config.cluster, choose(config)?)?;
     let mut problems = Vec::new();
     let plan = examine(config, &manifest, &mut problems)?;
     check_packs(config, &manifest, &mut problems)?;

@@ -66,7 +66,8 @@ fn restore(
     stop: &Stop<Failure>,
 ) -> Result<RestoreReport, Failure> {
     let began = Instant::now();
-    let manifest = Arc::new(choose(config)?);
+    let (manifest, _lease) = config.repository.backup_to_read(&config.cluster, choose(config)?, warn)?;
+    let manifest = Arc::new(manifest);
     let mut problems = Vec::new();
     let mut plan = examine(config, &manifest, &mut problems)?;
     let reuses = !plan.found.is_nothing();
@@ -136,8 +137,8 @@ fn restore(
     })
 }
 
-/// Opens the backup that is meant. What was interrupted goes on with the backup that it began with.
-pub(super) fn choose(config: &RestoreConfig) -> Result<Manifest, Failure> {
+/// The backup that is meant. What was interrupted goes on with the backup that it began with.
+pub(super) fn choose(config: &RestoreConfig) -> Result<BackupChoice, Failure> {
     let mut choice = config.backup;
     if (config.options.onto, choice) == (Onto::Interrupted, BackupChoice::Latest)
         && let Some(marker) = Marker::read(&config.target)?
@@ -145,7 +146,7 @@ pub(super) fn choose(config: &RestoreConfig) -> Result<Manifest, Failure> {
     {
         choice = BackupChoice::Id(backup);
     }
-    config.repository.backup(&config.cluster, choice)
+    Ok(choice)
 }
 
 fn write_files(
