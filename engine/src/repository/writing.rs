@@ -179,7 +179,7 @@ impl RepositoryWriting {
         let catalogue = catalogue.map_err(|error| Failure::disk("start thread", "catalogue", error))?;
         let reuse = Arc::new(OnceLock::new());
         let folder = uploads.is_none().then(|| Arc::clone(&packs_folder));
-        let search = search(destination, backup, folder, Arc::clone(&lease), &reuse, stop)?;
+        let search = search(destination, &lease, folder, &reuse, stop)?;
         let tablespace = |archive: &Archive| {
             Some(TablespaceSummary { oid: archive.tablespace?, location: archive.location.clone() })
         };
@@ -448,9 +448,8 @@ impl RepositoryWriting {
 /// Begins to look for older packs, and gives that a moment before data flows.
 fn search(
     destination: &RepositoryDestination,
-    own: BackupId,
+    lease: &Arc<Lease>,
     folder: Option<Arc<Folder>>,
-    lease: Arc<Lease>,
     found: &Arc<OnceLock<Reuse>>,
     stop: &Stop<Failure>,
 ) -> Result<Option<JoinHandle<Option<Failure>>>, Failure> {
@@ -460,7 +459,7 @@ fn search(
     }
     let scratch = destination.staging_folder()?;
     let search = Search {
-        own,
+        own: lease.holder(),
         repository: repository.clone(),
         cluster: cluster.clone(),
         folder,
@@ -468,7 +467,7 @@ fn search(
         scratch,
     };
     let (ended, wait_ended) = bounded::<()>(1);
-    let (found, stop) = (Arc::clone(found), stop.clone());
+    let (found, stop, lease) = (Arc::clone(found), stop.clone(), Arc::clone(lease));
     let run = move || {
         let _told = stop.tell_of_panics("the search for older packs");
         // Gone when this thread is.

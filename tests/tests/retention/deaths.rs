@@ -23,8 +23,10 @@ fn at_each(scratch: &Scratch, template: &str, run: Run<'_>, then: &dyn Fn(&std::
         copy(&scratch.join(template), &repo);
         repo
     };
-    let whole = Arc::new(FaultyStore::new(local(&fresh(format!("{template} whole"))), Death::Never));
+    let unharmed = fresh(format!("{template} unharmed"));
+    let whole = Arc::new(FaultyStore::new(local(&unharmed), Death::Never));
     run(Arc::clone(&whole)).unwrap_or_else(|failure| panic!("{failure}"));
+    std::fs::remove_dir_all(unharmed).expect("removed");
     let count = whole.done();
     for number in 0..count {
         for death in [Death::Before(number), Death::Behind(number)] {

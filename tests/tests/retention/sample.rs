@@ -12,7 +12,7 @@ use pgstrata::connect::{ConnectionSettings, GivenSettings, Surroundings};
 use pgstrata::failure::Failure;
 use pgstrata::repository::{
     CheckConfig, CheckReport, ClusterName, ExpireConfig, ExpireReport, FrameCompression, LocalStore,
-    Repository, RepositoryDestination, RetentionRules, Store, check, expire,
+    PACK_SIZE, Repository, RepositoryDestination, RetentionRules, ReuseConfig, Store, check, expire,
 };
 use pgstrata::stop::Stop;
 use pgstrata_protocol::basebackup::ManifestOptions;
@@ -59,6 +59,9 @@ pub(crate) fn backup(server: &FakeServer, store: Arc<dyn Store>) -> Result<Repor
             repository: Repository::open(store)?,
             cluster: cluster(),
             compression: FrameCompression::Lz4,
+            pack_size: PACK_SIZE,
+            // So packs are shared with older backups.
+            reuse: ReuseConfig::default(),
         }),
         compression: None,
         wal: WalMethod::None,
@@ -137,7 +140,7 @@ pub(crate) fn expect_clean(repo: &Path) {
     for backup in repository.backups(&cluster()).expect("listed") {
         let choice = pgstrata::repository::BackupChoice::Id(backup);
         let manifest = repository.backup(&cluster(), choice).expect("whole");
-        needed.extend(manifest.packs.iter().map(|pack| pack.id.to_string()));
+        needed.extend(manifest.packs.iter().filter(|pack| pack.needed).map(|pack| pack.id.to_string()));
     }
     needed.sort();
     needed.dedup();
