@@ -21,3 +21,4 @@ pub mod source;
 pub mod stop;
 pub mod verify;
 pub mod wal;
+pub mod walarchive;

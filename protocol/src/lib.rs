@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod basebackup;
+pub mod control;
 pub mod incremental;
 pub mod label;
 pub mod lsn;

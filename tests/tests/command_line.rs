@@ -172,6 +172,7 @@ fn manual_pages_render_without_a_warning() {
         "demo",
         "expire",
         "init",
+        "key",
         "links",
         "list",
         "man",
@@ -182,6 +183,9 @@ fn manual_pages_render_without_a_warning() {
         "verify",
     ] {
         pages.push((format!("pgstrata-{command}"), options_in_help(&[command])));
+    }
+    for below in ["add", "generate", "list", "remove", "rotate"] {
+        pages.push((format!("pgstrata-key-{below}"), options_in_help(&["key", below])));
     }
     assert_eq!(pages.len(), said.lines().count(), "{said}");
     let formatters = [

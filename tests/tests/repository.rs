@@ -221,8 +221,6 @@ fn mistakes_are_refused_by_name() {
     }
     expect_refused(&command("init", Path::new("s3://bucket/x")).run(), &["\"s3:\" are not supported"]);
     expect_refused(&backup(&source, &nothing).run(), &["there is no repository"]);
-    let local = backup(&source, &repo).args(["--source", "local"]).run();
-    expect_refused(&local, &["source \"local\" is not supported"]);
     for compression in ["gzip", "zstd:99", "server-zstd", "zstd:workers=2", "lz4:9"] {
         backup(&source, &repo).args(["-Z", compression]).run().expect_failure();
     }
@@ -289,6 +287,7 @@ fn restore_config(repo: &Path, target: &Path) -> Result<RestoreConfig, Failure> 
         backup: BackupChoice::Latest,
         target: target.to_owned(),
         tablespace_mapping: Vec::new(),
+        recovery: None,
         options: RestoreOptions::default(),
         resources: RestoreResources::for_cores(2),
     })

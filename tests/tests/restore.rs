@@ -129,6 +129,7 @@ fn faulty(source: &Source, repo: &Path, into: &Path, faults: FaultPlan) -> Resul
         cluster: "main".parse().unwrap(),
         backup: BackupChoice::Latest,
         target: into.to_owned(),
+        recovery: None,
         tablespace_mapping: Vec::new(),
         options: RestoreOptions { clean: false, onto: Onto::Empty, ..RestoreOptions::default() },
         resources: RestoreResources::for_cores(2),

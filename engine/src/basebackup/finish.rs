@@ -33,12 +33,25 @@ impl Default for Held {
     }
 }
 
+/// What makes a server recover in a way of its own when it is started.
+#[derive(Clone, Debug)]
+pub(crate) struct RecoveryFiles {
+    /// Lines for `postgresql.auto.conf`, where later ones count.
+    pub(crate) settings: String,
+    /// [`STANDBY_SIGNAL`] or [`RECOVERY_SIGNAL`].
+    pub(crate) signal: &'static str,
+}
+
+/// A server with this file is a standby, and one with the second recovers from an archive.
+pub(crate) const STANDBY_SIGNAL: &str = "standby.signal";
+pub(crate) const RECOVERY_SIGNAL: &str = "recovery.signal";
+
 /// What is left to do for a plain backup whose files are written.
 pub(crate) struct PlainEnd<'a> {
     pub(crate) base: &'a Path,
     /// Folders made in the target, the roots of tablespaces and WAL, and the folders that hold these.
     pub(crate) folders: Vec<PathBuf>,
-    pub(crate) recovery: Option<String>,
+    pub(crate) recovery: Option<RecoveryFiles>,
     pub(crate) has_manifest: bool,
     pub(crate) held: Held,
     pub(crate) file_mode: u32,
@@ -48,8 +61,8 @@ pub(crate) struct PlainEnd<'a> {
 impl PlainEnd<'_> {
     /// Does it.
     pub(crate) fn finish(self) -> Result<(), Failure> {
-        if let Some(settings) = &self.recovery {
-            self.write_recovery(settings)?;
+        if let Some(recovery) = &self.recovery {
+            self.write_recovery(recovery)?;
         }
         if self.has_manifest {
             rename_durably(&self.base.join(&self.held.manifest), &self.base.join(MANIFEST), self.sync)?;
@@ -64,8 +77,16 @@ impl PlainEnd<'_> {
         if self.sync { sync_parent(&control) } else { Ok(()) }
     }
 
-    fn write_recovery(&self, settings: &str) -> Result<(), Failure> {
-        for (name, content) in [("postgresql.auto.conf", settings), ("standby.signal", "")] {
+    fn write_recovery(&self, recovery: &RecoveryFiles) -> Result<(), Failure> {
+        if recovery.signal == RECOVERY_SIGNAL {
+            // With both the server would be a standby.
+            let path = self.base.join(STANDBY_SIGNAL);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|error| Failure::disk("remove", &path, error))?,
+            }
+        }
+        for (name, content) in [("postgresql.auto.conf", &*recovery.settings), (recovery.signal, "")] {
             let path = self.base.join(name);
             OpenOptions::new()
                 .append(true)

@@ -10,7 +10,9 @@ use pgstrata_protocol::basebackup::{CompressionMethod, CompressionSpec};
 use pgstrata_protocol::replication::BackupPosition;
 
 use super::config::{Destination, SyncMethod};
-use super::finish::{Held, MANIFEST_TMP, PlainEnd, finish_tar, sync_file_systems};
+use super::finish::{
+    Held, MANIFEST_TMP, PlainEnd, RecoveryFiles, STANDBY_SIGNAL, finish_tar, sync_file_systems,
+};
 use super::prepare::{PlainFolders, ServerFacts};
 use super::run::Run;
 use super::target::Claims;
@@ -188,6 +190,7 @@ impl Run<'_> {
                 folders.extend(claims.parents());
                 let file_mode = facts.file_mode;
                 let held = Held::default();
+                let recovery = recovery.map(|settings| RecoveryFiles { settings, signal: STANDBY_SIGNAL });
                 return PlainEnd { base: &base.path, folders, recovery, has_manifest, held, file_mode, sync }
                     .finish();
             }

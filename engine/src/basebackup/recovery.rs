@@ -3,7 +3,7 @@
 use crate::connect::ConnectionSettings;
 
 /// The lines for `postgresql.auto.conf`.
-pub(super) fn recovery_settings(connection: &ConnectionSettings, slot: Option<&str>) -> String {
+pub(crate) fn recovery_settings(connection: &ConnectionSettings, slot: Option<&str>) -> String {
     let mut text = format!("primary_conninfo = {}\n", config_literal(&connection.primary_conninfo()));
     if let Some(slot) = slot {
         text += &format!("primary_slot_name = {}\n", config_literal(slot));
@@ -12,7 +12,7 @@ pub(super) fn recovery_settings(connection: &ConnectionSettings, slot: Option<&s
 }
 
 /// A string as PostgreSQL's configuration files write it (`guc-file.l`): quotes and backslashes doubled.
-fn config_literal(text: &str) -> String {
+pub(crate) fn config_literal(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 

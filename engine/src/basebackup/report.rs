@@ -10,6 +10,8 @@ use crate::repository::StoredBackup;
 /// The outcome of a base backup.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// Where the data came from: `stream`, or `local` for a data directory on this machine.
+    pub source: &'static str,
     /// Where it lies; none if it was discarded.
     pub path: Option<PathBuf>,
     /// The target at which the server keeps it, if it does; `stdout` for what went to standard output.

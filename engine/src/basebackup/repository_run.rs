@@ -73,6 +73,7 @@ impl Run<'_> {
             faults: resources.faults.clone(),
         };
         let facts = BackupFacts {
+            source: self.source,
             server_version: &facts.version_text,
             system_identifier: facts.system.system_identifier,
             wal_segment_size: facts.segment_size.bytes(),

@@ -37,11 +37,23 @@ pub fn run(
     observer: &Arc<dyn Observer>,
     stop: &Stop<Failure>,
 ) -> Result<Report, Failure> {
+    guarded(config, "stream", progress, observer, stop, |run, claims| run.run(claims))
+}
+
+/// Does `work`, and removes what it made where it fails. `source` is where the data comes from.
+pub(super) fn guarded(
+    config: &BaseBackupConfig,
+    source: &'static str,
+    progress: &Arc<Progress>,
+    observer: &Arc<dyn Observer>,
+    stop: &Stop<Failure>,
+    work: impl FnOnce(&Run<'_>, &mut Claims) -> Result<Report, Failure>,
+) -> Result<Report, Failure> {
     let mut claims = Claims::new(config.clean);
     let made_slot = Arc::new(MadeSlot::default());
-    let run =
-        Run { config, progress, observer, stop, made_slot: Arc::clone(&made_slot), began: Instant::now() };
-    let outcome = run.run(&mut claims);
+    let began = Instant::now();
+    let run = Run { config, source, progress, observer, stop, made_slot: Arc::clone(&made_slot), began };
+    let outcome = work(&run, &mut claims);
     match outcome {
         Ok(report) => {
             claims.keep();
@@ -60,6 +72,8 @@ pub fn run(
 /// A run under way.
 pub(super) struct Run<'a> {
     pub(super) config: &'a BaseBackupConfig,
+    /// Where the data comes from: `stream` or `local`.
+    pub(super) source: &'static str,
     pub(super) progress: &'a Arc<Progress>,
     pub(super) observer: &'a Arc<dyn Observer>,
     pub(super) stop: &'a Stop<Failure>,
@@ -78,7 +92,7 @@ pub(super) struct Begun {
 pub(super) struct Io {
     pub(super) mode: IoMode,
     pub(super) alignment: usize,
-    reason: String,
+    pub(super) reason: String,
 }
 
 /// What a run has moved.
@@ -210,13 +224,13 @@ impl Run<'_> {
         if self.stop.is_thrown() { Err(Failure::Stopped) } else { Ok(()) }
     }
 
-    fn notices(&self) -> NoticeSink {
+    pub(super) fn notices(&self) -> NoticeSink {
         let observer = Arc::clone(self.observer);
         Arc::new(move |notice| observer.warning(&notice.to_string()))
     }
 
     /// Waits for the server, but no longer than until the run is stopped.
-    fn wait<T>(
+    pub(super) fn wait<T>(
         &self,
         runtime: &ControlRuntime,
         work: impl Future<Output = Result<T, Failure>>,
@@ -224,7 +238,7 @@ impl Run<'_> {
         runtime.block_on(self.stop.unless_thrown(work))
     }
 
-    async fn open_session(&self) -> Result<(Session, ServerFacts), Failure> {
+    pub(super) async fn open_session(&self) -> Result<(Session, ServerFacts), Failure> {
         let mut session =
             Session::connect(&self.config.connection, Purpose::Replication, self.notices()).await?;
         session.set_stall_limit(Some(self.config.stall_timeout));
@@ -233,7 +247,7 @@ impl Run<'_> {
     }
 
     /// Chooses the disk back end for the target.
-    fn probe(&self) -> Result<Io, Failure> {
+    pub(super) fn probe(&self) -> Result<Io, Failure> {
         let packs = match &self.config.destination {
             Destination::Repository(destination) => Some(destination.packs()?),
             _ => None,
@@ -254,7 +268,7 @@ impl Run<'_> {
         Ok(Io { mode, alignment, reason })
     }
 
-    fn connect_wal_receiver(&self, facts: &ServerFacts) -> Result<Option<WalReceiver>, Failure> {
+    pub(super) fn connect_wal_receiver(&self, facts: &ServerFacts) -> Result<Option<WalReceiver>, Failure> {
         let WalMethod::Stream(slot) = &self.config.wal else { return Ok(None) };
         let config = WalReceiverConfig {
             connection: self.config.connection.clone(),
@@ -348,6 +362,7 @@ impl Run<'_> {
         let bytes = totals.bytes;
         let algorithm = self.config.manifest.and_then(|manifest| manifest.checksums);
         Report {
+            source: self.source,
             path: self.config.destination.path().map(Path::to_owned),
             stored: totals.stored.clone(),
             target: match &self.config.destination {

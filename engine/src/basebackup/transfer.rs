@@ -160,6 +160,12 @@ impl Run<'_> {
         }
     }
 
+    /// The first half where a reader for each lane fills it: each may hold one buffer and wait for another.
+    pub(super) fn buffers_before(&self) -> usize {
+        let resources = &self.config.resources;
+        (resources.buffers / 2).max(2 * resources.workers + LEAST_BEHIND)
+    }
+
     /// The other half.
     pub(super) fn buffers_behind(&self) -> usize {
         let resources = &self.config.resources;

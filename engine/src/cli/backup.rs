@@ -1,9 +1,10 @@
 //! `pgstrata backup`: a backup into a repository. Options that pg_basebackup has keep their letters.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use pgstrata_protocol::basebackup::{CompressionRequest, ManifestOptions};
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 
@@ -21,6 +22,15 @@ use crate::repository::{ClusterName, FrameCompression, RepositoryDestination, Re
 /// What frames are compressed with unless something else is said.
 const COMPRESS: &str = "zstd:1";
 
+/// Where the data comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Source {
+    /// The server's stream
+    Stream,
+    /// The data directory, read where it lies
+    Local,
+}
+
 /// Take a backup of a running PostgreSQL server into a repository
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
@@ -30,9 +40,12 @@ pub(super) struct BackupArgs {
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
-    /// Where the data comes from
-    #[arg(long, value_name = "stream", default_value = "stream")]
-    source: String,
+    /// Where the data comes from: the server's stream, or its data directory on this machine (as with -D)
+    #[arg(long, value_enum)]
+    source: Option<Source>,
+    /// The server's data directory on this machine, to be read by several threads past the page cache
+    #[arg(short = 'D', long, value_name = "DIRECTORY")]
+    pgdata: Option<PathBuf>,
     /// Compress with zstd:LEVEL, lz4 or none; zstd:1 unless the configuration file says otherwise
     #[arg(short = 'Z', long, value_name = "METHOD[:LEVEL]", allow_hyphen_values = true)]
     compress: Option<String>,
@@ -46,15 +59,21 @@ pub(super) struct BackupArgs {
     /// Set backup label
     #[arg(short = 'l', long, value_name = "LABEL", default_value = "pgstrata backup")]
     label: String,
+    /// Use algorithm for manifest checksums
+    #[arg(long, value_name = "SHA{224,256,384,512}|CRC32C|NONE", default_value = "CRC32C")]
+    manifest_checksums: ChecksumAlgorithm,
     /// Show progress information
     #[arg(short = 'P', long)]
     progress: bool,
     /// Output verbose messages
     #[arg(short = 'v', long)]
     verbose: bool,
-    /// Verify page checksums as they arrive
+    /// Verify page checksums of a stream as they arrive, and not on the server alone
     #[arg(long)]
     check_pages: bool,
+    /// Do not verify page checksums, and take a backup of damaged pages too
+    #[arg(long)]
+    no_verify_checksums: bool,
 
     /// What to refer to instead of storing it again: the newest backup's packs and those that interrupted backups have left (all), the newest backup's, or nothing
     #[arg(long, value_name = "all|backup|none", default_value = "all")]
@@ -92,24 +111,20 @@ pub(super) struct BackupArgs {
 
 impl BackupArgs {
     fn resolve(&self) -> anyhow::Result<BaseBackupConfig> {
-        if self.source != "stream" {
-            bail!(
-                "source \"{}\" is not supported by this version of pgstrata, expected \"stream\"\n\
-                 HINT: leave --source out.",
-                self.source
-            );
+        match (self.source, &self.pgdata) {
+            (Some(Source::Local), None) => bail!(
+                "--source local needs --pgdata\nHINT: name the data directory of the server, on this machine."
+            ),
+            (Some(Source::Stream), Some(_)) => {
+                bail!("--source stream reads no data directory\nHINT: leave --pgdata or --source out.")
+            }
+            _ => {}
         }
         let cluster = self.repository.cluster(self.cluster.as_ref())?;
         let configuration = self.repository.configuration()?;
         let section = configuration.cluster(&cluster);
         let configured = section.and_then(|section| section.compress.as_deref());
-        let compress = self.compress.as_deref().or(configured).unwrap_or(COMPRESS);
-        let request = CompressionRequest::parse(compress);
-        if request.side.is_some() {
-            bail!("invalid compression \"{compress}\", expected zstd:LEVEL, lz4 or none");
-        }
-        let compression = FrameCompression::from_spec(request.specification()?.as_ref())
-            .map_err(|error| anyhow!("invalid compression \"{compress}\": {error}"))?;
+        let compression = parse_compression(self.compress.as_deref().or(configured).unwrap_or(COMPRESS))?;
         let conninfo =
             section.and_then(|section| section.conninfo.as_ref()).map(|text| text.get_ref().as_str());
         let mut resources = Resources::for_cores(cores());
@@ -140,11 +155,8 @@ impl BackupArgs {
             label: self.label.clone(),
             fast_checkpoint: self.checkpoint.eq_ignore_ascii_case("fast"),
             max_rate_kb: self.max_rate.as_deref().map(parse_max_rate).transpose()?,
-            manifest: Some(ManifestOptions {
-                checksums: Some(ChecksumAlgorithm::Crc32c),
-                force_encode: false,
-            }),
-            server_verifies_pages: true,
+            manifest: Some(ManifestOptions { checksums: Some(self.manifest_checksums), force_encode: false }),
+            server_verifies_pages: !self.no_verify_checksums,
             check_pages: self.check_pages,
             estimate_size: true,
             write_recovery_settings: false,
@@ -158,11 +170,23 @@ impl BackupArgs {
     }
 }
 
+/// What frames are compressed with.
+pub(super) fn parse_compression(text: &str) -> anyhow::Result<FrameCompression> {
+    let request = CompressionRequest::parse(text);
+    if request.side.is_some() {
+        bail!("invalid compression \"{text}\", expected zstd:LEVEL, lz4 or none");
+    }
+    FrameCompression::from_spec(request.specification()?.as_ref())
+        .map_err(|error| anyhow!("invalid compression \"{text}\": {error}"))
+}
+
 /// Does what the arguments ask. Failures are told here, and once.
 pub(super) fn run(args: &BackupArgs) -> anyhow::Result<()> {
     let json = args.repository.json;
     let shown = Shown { json, progress: args.progress, verbose: args.verbose };
-    let outcome = args.resolve().and_then(|config| with_password(&args.connection, shown, config));
+    let outcome = args
+        .resolve()
+        .and_then(|config| with_password(&args.connection, shown, config, args.pgdata.as_deref()));
     match &outcome {
         Ok(report) if json => {
             let mut event = serde_json::to_value(report)?;

@@ -53,6 +53,12 @@ impl ConnectionArgs {
         if self.password { ask(settings) } else { Ok(settings) }
     }
 
+    /// Whether any of the options is given.
+    pub(super) fn is_given(&self) -> bool {
+        let texts = [&self.dbname, &self.host, &self.port, &self.username];
+        texts.iter().any(|text| text.is_some()) || self.no_password || self.password
+    }
+
     /// Whether a password may be asked for when the server wants one.
     pub(super) fn may_ask(&self) -> bool {
         !self.no_password && !self.password

@@ -2,7 +2,7 @@
 //!
 //! Called by the name of a stock tool, the program is that tool (`stock.rs`).
 //!
-//! Exit status 0 for success, 1 for every failure; a run that a signal ended dies of that signal, as a shell
+//! Exit status 0 for success, 1 for every failure but those of `wal get` (`wal/get.rs`); a run that a signal ended dies of that signal, as a shell
 //! and its scripts expect.
 
 mod age;
@@ -18,6 +18,8 @@ mod expire;
 mod getopt;
 mod init;
 mod int_option;
+mod key;
+mod key_options;
 mod links;
 mod list;
 mod man;
@@ -27,6 +29,7 @@ mod pin;
 mod plain;
 mod progress;
 mod receivewal;
+mod recovery_target;
 mod repository;
 mod restore;
 mod run_basebackup;
@@ -35,6 +38,7 @@ mod stock;
 mod summary;
 mod verify;
 mod verifybackup;
+mod wal;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -64,19 +68,21 @@ enum Command {
     Demo(demo::DemoArgs),
     Expire(expire::ExpireArgs),
     Init(init::InitArgs),
+    Key(key::KeyArgs),
     Links(links::LinksArgs),
     /// Receive the write-ahead log of a running PostgreSQL server
     #[command(name = "receivewal")]
     ReceiveWal(Box<receivewal::ReceiveWalArgs>),
     List(list::ListArgs),
     Pin(pin::PinArgs),
-    Restore(restore::RestoreArgs),
+    Restore(Box<restore::RestoreArgs>),
     Show(list::ShowArgs),
     Unpin(pin::UnpinArgs),
     Verify(verify::VerifyArgs),
     /// Verify a backup against its manifest
     #[command(name = "verifybackup")]
     VerifyBackup(Box<verifybackup::VerifyBackupArgs>),
+    Wal(wal::WalArgs),
 }
 
 /// Runs the program with the arguments of this process.
@@ -95,10 +101,11 @@ pub fn main() -> ExitCode {
 
 fn as_ourselves(arguments: Vec<OsString>) -> Result<Command, ExitCode> {
     message::speak_as("pgstrata", false);
+    let refused = wal::status_of_refusal(&arguments);
     Program::try_parse_from(arguments).map(|program| program.command).map_err(|error| {
         // clap writes help and version to stdout, complaints to stderr.
         let _ = error.print();
-        if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        if error.use_stderr() { refused } else { ExitCode::SUCCESS }
     })
 }
 
@@ -128,6 +135,7 @@ fn run(command: &Command) -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Expire(args) => expire::run(args),
         Command::Init(args) => init::run(args),
+        Command::Key(args) => key::run(args),
         Command::Links(args) => links::run(args),
         Command::ReceiveWal(args) => receivewal::run(args),
         Command::List(args) => list::list(args),
@@ -137,7 +145,13 @@ fn run(command: &Command) -> ExitCode {
         Command::Unpin(args) => pin::unpin(args),
         Command::Verify(args) => verify::run(args),
         Command::VerifyBackup(args) => verifybackup::run(args),
+        // Recovery reads more than success and failure from the exit status.
+        Command::Wal(args) => return wal::run(args),
     };
+    status(outcome)
+}
+
+fn status(outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -196,8 +196,8 @@ fn with_password(args: &ReceiveWalArgs, mut config: ReceiveWalConfig) -> anyhow:
 }
 
 /// Says on stderr what a run has to say.
-struct Voice {
-    verbose: bool,
+pub(super) struct Voice {
+    pub(super) verbose: bool,
 }
 
 impl ReceiveObserver for Voice {

@@ -1,4 +1,4 @@
-//! What all commands on a repository share: the option that names it, and how their end is told.
+//! What all commands on a repository share: the options that name it and its key, and how their end is told.
 
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -10,11 +10,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::configuration::Configuration;
+use super::key_options::{KeyOptions, ask, may_ask};
 use super::message;
 use super::plain::plain;
 use super::progress::print_json;
 use super::run_basebackup::told;
-use crate::repository::{ClusterName, Repository, Store, parse_address};
+use crate::repository::{ClusterName, KeySource, Repository, Secret, Store, parse_address};
 
 /// Where the repository is, and how a command's end is told.
 #[derive(Debug, Clone, Args)]
@@ -25,6 +26,8 @@ pub(super) struct RepositoryArgs {
     /// The configuration file, /etc/pgstrata/pgstrata.toml or what PGSTRATA_CONFIG says unless given
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    key: KeyOptions,
     /// Write the outcome to stdout as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -49,9 +52,36 @@ impl RepositoryArgs {
         Ok(Arc::new(store))
     }
 
-    /// Opens the repository of a cluster's backups.
+    /// The key that is given, if any.
+    pub(super) fn secret(&self) -> anyhow::Result<Option<Secret>> {
+        self.key.secret()
+    }
+
+    /// The key that is given; else, where there is somebody to ask, a passphrase.
+    pub(super) fn secret_or_ask(&self) -> anyhow::Result<Option<Secret>> {
+        match self.secret()? {
+            None if may_ask() => Ok(Some(ask()?)),
+            secret => Ok(secret),
+        }
+    }
+
+    /// The options with which another run comes to the same repository at `address`. No secret is among them: of keys
+    /// only files are named.
+    pub(super) fn words(&self, address: &str) -> anyhow::Result<Vec<String>> {
+        let mut words = vec!["--repo".into(), address.to_owned()];
+        words.extend(self.key.words()?);
+        Ok(words)
+    }
+
+    /// Opens the repository of a cluster's backups. Asks for a passphrase where one is needed and can be asked for.
     pub(super) fn open_of(&self, cluster: Option<&ClusterName>) -> anyhow::Result<Repository> {
-        Ok(Repository::open(self.store_of(cluster)?)?)
+        let secret = self.secret()?;
+        let key = match &secret {
+            Some(secret) => KeySource::Given(secret),
+            None if may_ask() => KeySource::Ask(&ask),
+            None => KeySource::None,
+        };
+        Ok(Repository::open_with(self.store_of(cluster)?, key)?)
     }
 
     /// The cluster that is meant: the given one, or the only configured one.

@@ -10,6 +10,7 @@ use super::basebackup::{IoArg, parse_mapping};
 use super::message;
 use super::plain::plain;
 use super::progress::{human_bytes, human_seconds, print_json};
+use super::recovery_target::RecoveryArgs;
 use super::repository::{RepositoryArgs, cores, print_lines};
 use super::signals::throw_on_signal;
 use crate::repository::{BackupChoice, ClusterName};
@@ -21,15 +22,16 @@ use crate::stop::Stop;
 
 /// Restore a backup from a repository
 #[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
 pub(super) struct RestoreArgs {
     #[command(flatten)]
     repository: RepositoryArgs,
     /// The cluster's name in the repository
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
-    /// The backup
-    #[arg(long, value_name = "ID|latest", default_value = "latest")]
-    backup: BackupChoice,
+    /// The backup; unless said the latest, and with a target time or position the last that ends before it
+    #[arg(long, value_name = "ID|latest")]
+    backup: Option<BackupChoice>,
     /// The data directory to make: an empty folder, or none yet
     #[arg(long, value_name = "DIRECTORY")]
     into: PathBuf,
@@ -69,6 +71,12 @@ pub(super) struct RestoreArgs {
     /// Threads that read and unpack
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Engine options")]
     workers: Option<u16>,
+    #[command(flatten)]
+    recovery: RecoveryArgs,
+
+    /// Show this help, then exit
+    #[arg(short = '?', long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
 }
 
 impl RestoreArgs {
@@ -101,6 +109,9 @@ impl RestoreArgs {
             clean: !self.no_clean,
         };
         let cluster = self.repository.cluster(self.cluster.as_ref())?;
+        let repository = self.repository.open_of(Some(&cluster))?;
+        let address = repository.store().address();
+        let recovery = self.recovery.resolve(&self.repository, &address, &cluster, self.backup.is_none())?;
         Ok(RestoreConfig {
             target: absolute(&self.into)?,
             options,
@@ -109,9 +120,10 @@ impl RestoreArgs {
                 .iter()
                 .map(parse_mapping)
                 .collect::<anyhow::Result<_>>()?,
-            repository: self.repository.open_of(Some(&cluster))?,
+            repository,
             cluster,
-            backup: self.backup,
+            backup: self.backup.unwrap_or(BackupChoice::Latest),
+            recovery,
             resources,
         })
     }
@@ -145,6 +157,9 @@ pub(super) fn run(args: &RestoreArgs) -> anyhow::Result<()> {
         );
         let text = kept(report).map_or(text.clone(), |kept| format!("{text}\n{kept}"));
         message::print(&plain(&text));
+        if let Some(reachable) = &report.reachable_lsn {
+            message::print(&format!("  WAL          up to {reachable}"));
+        }
         Ok(())
     })
 }

@@ -16,10 +16,14 @@ pub(super) fn summary(report: &Report) -> String {
         (Some(path), _) => path.display().to_string(),
         (None, Some(_)) if report.format == "tar" => "on standard output".into(),
         (None, Some(target)) => format!("at the server's target {target}"),
+        (None, None) if report.stored.is_some() => "in the repository".into(),
         (None, None) => "nothing kept".into(),
     };
     let kind = if report.incremental { "incremental, " } else { "" };
     row("backup", format!("{place} ({kind}{}, PostgreSQL {})", report.format, report.server_version));
+    if report.source == "local" {
+        row("source", "the data directory on this machine".into());
+    }
     row("range", format!("{} to {} on timeline {}", report.start_lsn, report.end_lsn, report.timeline));
     row("data", format!("{} in {} files", human_bytes(report.bytes), report.files));
     if report.wal_bytes > 0 {
@@ -32,6 +36,9 @@ pub(super) fn summary(report: &Report) -> String {
     }
     let verified = match (report.files_verified, report.checksum_algorithm.as_str()) {
         (0, _) if report.format == "target" => "nothing: no file came here".into(),
+        (0, algorithm) if report.source == "local" => {
+            format!("nothing: the manifest was made here, with {algorithm}")
+        }
         (0, _) => "nothing: the server made no manifest".into(),
         (files, "NONE") => format!("{files} files by size"),
         (files, algorithm) => format!("{files} files by size and {algorithm}"),
@@ -59,6 +66,10 @@ pub(super) fn summary(report: &Report) -> String {
     }
     let detail = match report.limited_by {
         LimitedBy::ServerSend => format!(
+            " ({:.0}% of the time data flowed we waited for it)",
+            report.stages.waiting_for_server * 100.0
+        ),
+        LimitedBy::Read => format!(
             " ({:.0}% of the time data flowed we waited for it)",
             report.stages.waiting_for_server * 100.0
         ),

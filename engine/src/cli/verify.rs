@@ -47,15 +47,7 @@ fn tell(args: &VerifyArgs, report: &CheckReport) -> anyhow::Result<()> {
         print_json(&event);
     }
     let CheckReport {
-        backups,
-        packs,
-        frames,
-        stored_bytes,
-        bytes,
-        problem_count,
-        problems,
-        warnings,
-        seconds,
+        backups, packs, frames, stored_bytes, bytes, problem_count, problems, warnings, ..
     } = report;
     for warning in warnings {
         message::warning(warning);
@@ -81,10 +73,13 @@ fn tell(args: &VerifyArgs, report: &CheckReport) -> anyhow::Result<()> {
     if !args.repository.json {
         message::note("repository verified");
         let text = format!(
-            "  backups      {backups}\n  packs        {packs}, {} in {frames} frames, {} unpacked\n  time         {}",
+            "  backups      {backups}\n  packs        {packs}, {} in {frames} frames, {} unpacked\n  WAL          {} in {} files\n  \
+             time         {}",
             human_bytes(*stored_bytes),
             human_bytes(*bytes),
-            human_seconds(*seconds)
+            human_bytes(report.wal_bytes),
+            report.wal_files,
+            human_seconds(report.seconds)
         );
         message::print(&plain(&text));
     }

@@ -218,6 +218,13 @@ impl ConnectionSettings {
         self
     }
 
+    /// The same settings for this database, unless one was named.
+    #[must_use]
+    pub fn or_database(mut self, database: &str) -> Self {
+        self.database.get_or_insert_with(|| database.to_owned());
+        self
+    }
+
     /// The database of SQL connections, where one was given.
     #[must_use]
     pub fn database(&self) -> Option<&str> {

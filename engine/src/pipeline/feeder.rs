@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use crossbeam::channel::{Sender, TrySendError};
 
-use super::chunk::{Chunk, Member, Output, Span};
-use super::stage::{Spent, StageClock};
+use super::chunk::{Chunk, Folder, Member, Output, Span};
+use super::mouths::LaneMouth;
+use super::stage::{Spent, StageClock, StageCounters};
 use crate::buffer::{BufferPool, PageBuffer};
 use crate::failure::Failure;
 
@@ -61,6 +62,15 @@ impl Feeder {
         clock: StageClock,
     ) -> Self {
         Self { pool, lanes, clock, outputs: 0, writers, checks_wal, current: None, aside: None }
+    }
+
+    /// A further way into each lane, for threads that read into buffers of the pool; `packs` is for messages. Nothing is
+    /// to be fed here until all of them are gone.
+    #[must_use]
+    pub fn mouths(&self, packs: &Arc<Folder>, counters: &Arc<StageCounters>) -> Vec<LaneMouth> {
+        let mouth =
+            |lane: &Sender<Chunk>| LaneMouth::new(lane.clone(), Arc::clone(packs), Arc::clone(counters));
+        self.lanes.iter().map(mouth).collect()
     }
 
     /// The clock of the feeding thread, so that the source books its waiting on it.

@@ -1,10 +1,10 @@
 //! What the workers found wrong with the data itself. The run goes on, so that all of it is named, and then fails.
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::chunk::Member;
 use crate::verify::{BadPage, FetchedWal};
 
 /// Of more findings than this only the number is kept.
@@ -19,13 +19,18 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Notes one bad page of `member`.
-    pub(super) fn page(&self, member: &Member, page: BadPage) {
+    /// Notes one bad page of the file at `path`.
+    pub(crate) fn page(&self, path: &Path, page: BadPage) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < KEPT {
-            kept.push(format!("{}: {page}", member.display_path().display()));
+            kept.push(format!("{}: {page}", path.display()));
         }
+    }
+
+    /// How many bad pages there are so far.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Keeps the WAL that a lane has read.

@@ -100,7 +100,7 @@ impl Lane {
             });
             debug_assert!(Arc::ptr_eq(&state.member, member), "members arrive one after the other");
             state.checksum.update(bytes);
-            let passed = content.update(bytes, |page| self.findings.page(member, page));
+            let passed = content.update(bytes, |page| self.findings.page(member.display_path(), page));
             passed.map_err(|error| malformed(member, &error))?;
             self.clock.counters().passed(bytes.len());
             if *ends && let Some(done) = current.take() {
@@ -109,6 +109,7 @@ impl Lane {
                     sequence: done.member.sequence,
                     path: done.member.path.clone(),
                     size: done.member.size,
+                    modified: done.member.modified,
                     checksum: done.checksum.finish(),
                 };
                 send(&self.ledger, arrived, &mut self.clock)?;

@@ -13,6 +13,10 @@ use super::stage::StageTimes;
 pub enum LimitedBy {
     /// We waited for bytes: the server reads, checks and sends them on one core.
     ServerSend,
+    /// We waited for the disks that the data directory lies on.
+    Read,
+    /// We read no faster than we were asked to.
+    Rate,
     /// Receiving and decoding the one stream kept its core busy.
     Receive,
     /// The workers that compute checksums.
@@ -33,6 +37,8 @@ impl fmt::Display for LimitedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             LimitedBy::ServerSend => "server send",
+            LimitedBy::Read => "read of the data directory",
+            LimitedBy::Rate => "rate asked for (--max-rate)",
             LimitedBy::Receive => "receive and decode",
             LimitedBy::Checksum => "checksums",
             LimitedBy::Compress => "compression",

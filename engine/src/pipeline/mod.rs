@@ -16,6 +16,7 @@ mod files;
 mod findings;
 mod lane;
 mod limits;
+mod mouths;
 mod pack;
 mod stage;
 mod stream_writer;
@@ -36,6 +37,7 @@ pub use files::{FileSender, FileWriters};
 pub use findings::Findings;
 pub use lane::Checks;
 pub use limits::{Limit, LimitedBy};
+pub use mouths::{LaneMouth, LargeFile};
 pub use pack::Packing;
 pub use stage::{Spent, StageClock, StageCounters, StageTimes};
 

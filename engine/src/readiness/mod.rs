@@ -11,7 +11,7 @@ pub use finding::{Finding, Level};
 
 use crate::connect::ConnectionSettings;
 use crate::failure::Failure;
-use crate::repository::{ClusterName, Repository, Store};
+use crate::repository::{ClusterName, Repository, Secret, Store};
 use std::sync::Arc;
 
 use self::finding::Findings;
@@ -21,6 +21,8 @@ use self::finding::Findings;
 pub struct ReadinessConfig {
     /// Where the repository is; the reason where that is not known.
     pub store: Result<Arc<dyn Store>, String>,
+    /// What opens it where it is encrypted.
+    pub key: Option<Secret>,
     /// The cluster's name there.
     pub cluster: Option<ClusterName>,
     /// How to reach the server; the reason where that is not known.
@@ -32,7 +34,7 @@ pub struct ReadinessConfig {
 pub fn check_readiness(config: &ReadinessConfig) -> Vec<Finding> {
     let mut findings = Findings::default();
     let repository = match &config.store {
-        Ok(store) => repository::look(store, config.cluster.as_ref(), &mut findings),
+        Ok(store) => repository::look(store, config.key.as_ref(), config.cluster.as_ref(), &mut findings),
         Err(reason) => {
             findings.error_told("repository", reason);
             None

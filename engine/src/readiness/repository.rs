@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::finding::Findings;
 use crate::failure::Failure;
-use crate::repository::{BackupId, ClusterName, PackPlace, Repository, Store};
+use crate::repository::{BackupId, ClusterName, KeySource, PackPlace, Repository, Secret, Store};
 
 /// Clocks that differ by more are worth a word.
 pub(super) const SKEW: u64 = 60;
@@ -15,16 +15,18 @@ const LAST_BACKUP: u64 = 7 * 86_400;
 /// Looks at it. `None` where it does not open.
 pub(super) fn look(
     store: &Arc<dyn Store>,
+    key: Option<&Secret>,
     cluster: Option<&ClusterName>,
     findings: &mut Findings,
 ) -> Option<Repository> {
-    let repository = match Repository::open(Arc::clone(store)) {
-        Ok(repository) => repository,
-        Err(failure) => {
-            findings.failed("repository", &failure);
-            return None;
-        }
-    };
+    let repository =
+        match Repository::open_with(Arc::clone(store), key.map_or(KeySource::None, KeySource::Given)) {
+            Ok(repository) => repository,
+            Err(failure) => {
+                findings.failed("repository", &failure);
+                return None;
+            }
+        };
     findings.ok("repository", format!("{} opens", store.address()));
     let asked = local_now();
     match repository.probe() {

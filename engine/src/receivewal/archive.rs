@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use super::coder::{Coder, of_method};
 use super::config::{ReceiveObserver, WalArchive};
 use super::durability::{Durability, Job, Rename};
+use super::place::RestingSink;
 use super::start::{self, Start};
 use super::stored;
 use crate::connect::Alarm;
@@ -99,50 +100,6 @@ impl ArchiveWriter {
             held: VecDeque::new(),
             end: archive.end,
         })
-    }
-
-    /// Ends the segment that is not whole, as it is, and waits until everything is durable. `orderly`: the stream ended as
-    /// it should, so that whole segments get their names and it is worth a word that the last one does not; else those
-    /// whose last record nobody has seen whole stay partial, to be received once more.
-    pub(super) fn rest(&mut self, orderly: bool) -> Result<(), Failure> {
-        if orderly {
-            self.release(Lsn(u64::MAX))?;
-        } else if !self.held.is_empty() {
-            // What is open has no name to go on with yet.
-            self.open = None;
-            for job in std::mem::take(&mut self.held) {
-                if let Job::Made(Some(Rename { from, .. })) = job {
-                    self.remove(&from)?;
-                }
-            }
-        }
-        if let Some(open) = self.open.take() {
-            let partial = format!("{}{PARTIAL}", open.name);
-            if orderly {
-                self.observer.info(&format!("not renaming \"{partial}\", segment is not complete"));
-            }
-            let path = self.folder.path.join(&partial);
-            if let Err(error) = open.coder.finish() {
-                // A failed sync of what came before weighs more.
-                self.durability.drain()?;
-                return Err(Failure::disk("write to", path, error));
-            }
-            let unnamed = format!("{}{UNNAMED}", open.name);
-            match open.replaces {
-                // What lies here holds more.
-                Some(held) if open.filled < held => self.remove(&unnamed)?,
-                replaces => {
-                    let rename = replaces.map(|_| Rename { from: unnamed, to: partial.clone() });
-                    self.durability.send(Job::Sync {
-                        file: open.file,
-                        name: partial,
-                        rename,
-                        upto: self.written,
-                    })?;
-                }
-            }
-        }
-        self.durability.drain()
     }
 
     fn begin_segment(&mut self) -> Result<OpenSegment, Failure> {
@@ -349,6 +306,51 @@ impl WalSink for ArchiveWriter {
         }
         // One at a time: what comes meanwhile is made durable together, once that is done.
         if self.wanted > self.asked && self.durability.flushed() >= self.asked { self.ask() } else { Ok(()) }
+    }
+}
+
+impl RestingSink for ArchiveWriter {
+    /// Whole segments get their names where the stream ended in order, and it is worth a word that the last one does not;
+    /// else those whose last record nobody has seen whole stay partial, to be received once more.
+    fn rest(&mut self, orderly: bool) -> Result<(), Failure> {
+        if orderly {
+            self.release(Lsn(u64::MAX))?;
+        } else if !self.held.is_empty() {
+            // What is open has no name to go on with yet.
+            self.open = None;
+            for job in std::mem::take(&mut self.held) {
+                if let Job::Made(Some(Rename { from, .. })) = job {
+                    self.remove(&from)?;
+                }
+            }
+        }
+        if let Some(open) = self.open.take() {
+            let partial = format!("{}{PARTIAL}", open.name);
+            if orderly {
+                self.observer.info(&format!("not renaming \"{partial}\", segment is not complete"));
+            }
+            let path = self.folder.path.join(&partial);
+            if let Err(error) = open.coder.finish() {
+                // A failed sync of what came before weighs more.
+                self.durability.drain()?;
+                return Err(Failure::disk("write to", path, error));
+            }
+            let unnamed = format!("{}{UNNAMED}", open.name);
+            match open.replaces {
+                // What lies here holds more.
+                Some(held) if open.filled < held => self.remove(&unnamed)?,
+                replaces => {
+                    let rename = replaces.map(|_| Rename { from: unnamed, to: partial.clone() });
+                    self.durability.send(Job::Sync {
+                        file: open.file,
+                        name: partial,
+                        rename,
+                        upto: self.written,
+                    })?;
+                }
+            }
+        }
+        self.durability.drain()
     }
 }
 

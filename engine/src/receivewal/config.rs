@@ -7,6 +7,7 @@ use pgstrata_protocol::Lsn;
 use pgstrata_protocol::basebackup::CompressionSpec;
 
 use crate::connect::ConnectionSettings;
+use crate::repository::{ClusterName, FrameCompression, Repository};
 
 /// A run.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct ReceiveWalConfig {
 pub enum Action {
     /// Receive WAL.
     Receive(WalArchive),
+    /// Receive WAL into a repository.
+    Store(WalStore),
     /// Make a slot, and end.
     CreateSlot {
         /// Its name.
@@ -58,6 +61,27 @@ pub struct WalArchive {
     /// Whether WAL is synced, and that reported, as soon as it is here.
     pub synchronous: bool,
     /// Whether WAL is read as recovery reads it before it is written.
+    pub check: bool,
+}
+
+/// How WAL is received into a repository.
+#[derive(Debug, Clone)]
+pub struct WalStore {
+    /// The repository.
+    pub repository: Repository,
+    /// Whose WAL it is.
+    pub cluster: ClusterName,
+    /// What frames are compressed with.
+    pub compression: FrameCompression,
+    /// The slot that holds WAL for us.
+    pub slot: Option<String>,
+    /// Ends once WAL behind this position was received.
+    pub end: Option<Lsn>,
+    /// Whether a lost connection is made again.
+    pub reconnect: bool,
+    /// How long WAL of a segment that is not whole may be here alone; zero for no longer than its sync takes.
+    pub interval: Duration,
+    /// Whether WAL is read as recovery reads it before it is kept.
     pub check: bool,
 }
 

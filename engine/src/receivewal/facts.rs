@@ -11,10 +11,10 @@ use crate::failure::Failure;
 
 /// The server's facts.
 #[derive(Debug)]
-pub(super) struct ServerFacts {
+pub(crate) struct ServerFacts {
     pub(super) version: ServerVersion,
-    pub(super) system: IdentifySystem,
-    pub(super) segment_size: WalSegmentSize,
+    pub(crate) system: IdentifySystem,
+    pub(crate) segment_size: WalSegmentSize,
     /// Permission bits of files, after the server's `data_directory_mode`.
     pub(super) file_mode: u32,
     wal_page_size: u32,

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use pgstrata_protocol::TimelineId;
-use pgstrata_protocol::names::WalFile;
+use pgstrata_protocol::names::{WalFile, WalSegmentSize};
 use pgstrata_protocol::replication::command::timeline_history;
 use pgstrata_protocol::replication::{TimelineHistory, TimelineHistoryFile};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, statat};
@@ -13,31 +13,25 @@ use rustix::io::Errno;
 
 use super::coder::{Coder, of_method};
 use super::config::WalArchive;
+use super::facts::ServerFacts;
+use super::place::WalPlace;
 use crate::connect::{Alarm, BulkStream, Reply};
 use crate::failure::Failure;
 use crate::pipeline::Folder;
 
-/// Fetches the history of a timeline. The first has none. As the stock tool has it, it is compressed as segments are.
+/// Fetches the history of a timeline, unless it is there. The first has none.
 pub(super) fn fetch(
     stream: &mut BulkStream,
     timeline: TimelineId,
-    archive: &WalArchive,
-    folder: &Folder,
-    mode: u32,
+    place: &dyn WalPlace,
+    facts: &ServerFacts,
     alarm: &Alarm,
     gives_up: impl Fn() -> bool,
 ) -> Result<(), Failure> {
-    if timeline.0 == 1 {
+    if timeline.0 == 1 || place.has_history(timeline)? {
         return Ok(());
     }
-    let expected = WalFile::History(timeline).file_name(pgstrata_protocol::names::WalSegmentSize::DEFAULT);
-    let extension = archive.compression.map_or("", |spec| of_method(spec.method).extension());
-    let name = format!("{expected}{extension}");
-    match statat(&folder.handle, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => return Ok(()),
-        Err(Errno::NOENT) => {}
-        Err(error) => return Err(Failure::disk("look at", folder.path.join(name), error)),
-    }
+    let expected = file_name(timeline);
     let refused = |error| Failure::session("could not send replication command \"TIMELINE_HISTORY\"", error);
     let refuse = |error: &dyn std::fmt::Display| Failure::stream("TIMELINE_HISTORY", error);
     let reply = stream.ask(&timeline_history(timeline), alarm, gives_up).map_err(refused)?;
@@ -51,16 +45,38 @@ pub(super) fn fetch(
         )));
     }
     TimelineHistory::parse(timeline, &history.content).map_err(|error| refuse(&error))?;
-    write(archive, folder, &name, &history.content, mode)
+    place.keep_history(timeline, &history.content, facts)
 }
 
-fn write(
+fn file_name(timeline: TimelineId) -> String {
+    WalFile::History(timeline).file_name(WalSegmentSize::DEFAULT)
+}
+
+/// As the stock tool has it, a history is compressed as segments are.
+fn stored_name(timeline: TimelineId, archive: &WalArchive) -> String {
+    let extension = archive.compression.map_or("", |spec| of_method(spec.method).extension());
+    format!("{}{extension}", file_name(timeline))
+}
+
+/// Whether a folder has the history of a timeline.
+pub(super) fn is_there(timeline: TimelineId, archive: &WalArchive, folder: &Folder) -> Result<bool, Failure> {
+    let name = stored_name(timeline, archive);
+    match statat(&folder.handle, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(Failure::disk("look at", folder.path.join(name), error)),
+    }
+}
+
+/// Writes the history of a timeline to a folder.
+pub(super) fn write(
+    timeline: TimelineId,
     archive: &WalArchive,
     folder: &Folder,
-    name: &str,
     content: &[u8],
     mode: u32,
 ) -> Result<(), Failure> {
+    let name = stored_name(timeline, archive);
     let temporary = format!("{name}.tmp");
     let path = folder.path.join(&temporary);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -76,7 +92,7 @@ fn write(
     if archive.sync {
         file.sync_all().map_err(|error| Failure::disk("sync", &path, error))?;
     }
-    renameat(&folder.handle, temporary.as_str(), &folder.handle, name)
+    renameat(&folder.handle, temporary.as_str(), &folder.handle, name.as_str())
         .map_err(|error| Failure::disk("rename", &path, error))?;
     if archive.sync { folder.sync() } else { Ok(()) }
 }

@@ -12,12 +12,16 @@ mod config;
 mod durability;
 mod facts;
 mod history;
+mod place;
 mod run;
 mod slot;
 mod start;
 mod stored;
 mod told;
 
-pub use config::{Action, ReceiveObserver, ReceiveWalConfig, WalArchive};
+pub use config::{Action, ReceiveObserver, ReceiveWalConfig, WalArchive, WalStore};
+pub(crate) use facts::ServerFacts;
+pub(crate) use place::{RestingSink, WalPlace};
 pub use run::run;
+pub(crate) use start::Start;
 pub use told::told;

@@ -9,11 +9,11 @@ use pgstrata_protocol::wal::{WalChecker, WalError};
 use pgstrata_protocol::{Lsn, ServerVersion};
 use tokio::sync::Notify;
 
-use super::archive::ArchiveWriter;
-use super::config::{Action, ReceiveObserver, ReceiveWalConfig, WalArchive};
+use super::config::{Action, ReceiveObserver, ReceiveWalConfig, WalArchive, WalStore};
 use super::facts::ServerFacts;
+use super::place::{FolderPlace, WalPlace};
 use super::start::Start;
-use super::{history, slot, start, told};
+use super::{history, slot, told};
 use crate::connect::{
     Alarm, BulkStream, ControlRuntime, CopyDirection, NoticeSink, Purpose, Reply, Session, SessionError,
 };
@@ -21,6 +21,7 @@ use crate::failure::Failure;
 use crate::pipeline::Folder;
 use crate::stop::Stop;
 use crate::wal::{Reached, StreamEnd, StreamRules, WalSink, WalStream, within};
+use crate::walarchive::StorePlace;
 
 /// How long to wait before another attempt (`RECONNECT_SLEEP_TIME`, `pg_receivewal.c`).
 const RECONNECT_AFTER: Duration = Duration::from_secs(5);
@@ -46,27 +47,33 @@ pub fn run(
         rings.ring();
     });
     let runtime = ControlRuntime::new().map_err(system("start the runtime of"))?;
-    let folder = match &config.action {
-        Action::Receive(archive) => Some(open_folder(archive)?),
+    let place: Option<(Rules<'_>, Box<dyn WalPlace + '_>)> = match &config.action {
+        Action::Receive(archive) => {
+            let folder = open_folder(archive)?;
+            Some((Rules::of_folder(archive), Box::new(FolderPlace { archive, folder })))
+        }
+        Action::Store(store) => Some((Rules::of_store(store), Box::new(StorePlace { store }))),
         Action::CreateSlot { .. } | Action::DropSlot { .. } => None,
     };
     let mut run =
         Run { config, observer, stop, alarm, thrown, runtime, system_identifier: None, damage: None };
     // A signal before the first connection ends the process as it would have ended without us.
     let (mut session, facts) = run.connect().map_err(|failure| stop.take_reason().unwrap_or(failure))?;
-    match (&config.action, folder) {
-        (Action::Receive(archive), Some(folder)) => run.receive(archive, &folder, (session, facts)),
-        (Action::CreateSlot { name, if_not_exists }, _) => {
+    if let Some((rules, place)) = place {
+        return run.receive(&rules, &*place, (session, facts));
+    }
+    match &config.action {
+        Action::CreateSlot { name, if_not_exists } => {
             observer.note(&format!("creating replication slot \"{name}\""));
             let created = run.wait(slot::create(&mut session, name, *if_not_exists));
             run.part(session, created)
         }
-        (Action::DropSlot { name }, _) => {
+        Action::DropSlot { name } => {
             observer.note(&format!("dropping replication slot \"{name}\""));
             let removed = run.wait(slot::remove(&mut session, name));
             run.part(session, removed)
         }
-        (Action::Receive(_), None) => unreachable!("the folder was opened above"),
+        Action::Receive(_) | Action::Store(_) => unreachable!("their place was made above"),
     }
 }
 
@@ -79,6 +86,41 @@ fn open_folder(archive: &WalArchive) -> Result<Arc<Folder>, Failure> {
         }
         other => other,
     })
+}
+
+/// What a stream is to keep to, wherever its WAL goes.
+struct Rules<'a> {
+    slot: Option<&'a str>,
+    end: Option<Lsn>,
+    reconnect: bool,
+    synchronous: bool,
+    check: bool,
+    /// Whether trouble with the place at the beginning may pass.
+    starts_again: bool,
+}
+
+impl<'a> Rules<'a> {
+    fn of_folder(archive: &'a WalArchive) -> Self {
+        Self {
+            slot: archive.slot.as_deref(),
+            end: archive.end,
+            reconnect: archive.reconnect,
+            synchronous: archive.synchronous,
+            check: archive.check,
+            starts_again: false,
+        }
+    }
+
+    fn of_store(store: &'a WalStore) -> Self {
+        Self {
+            slot: store.slot.as_deref(),
+            end: store.end,
+            reconnect: store.reconnect,
+            synchronous: store.interval.is_zero(),
+            check: store.check,
+            starts_again: true,
+        }
+    }
 }
 
 /// Why an attempt is over.
@@ -162,8 +204,8 @@ impl Run<'_> {
 
     fn receive(
         &mut self,
-        archive: &WalArchive,
-        folder: &Arc<Folder>,
+        rules: &Rules<'_>,
+        place: &dyn WalPlace,
         first: (Session, ServerFacts),
     ) -> Result<(), Failure> {
         let mut connected = Some(first);
@@ -172,7 +214,7 @@ impl Run<'_> {
                 Some(connected) => Ok(connected),
                 None => self.connect().map_err(Trouble::from),
             };
-            let outcome = outcome.and_then(|(session, facts)| self.attempt(archive, folder, session, &facts));
+            let outcome = outcome.and_then(|(session, facts)| self.attempt(rules, place, session, &facts));
             let failure = match outcome {
                 Ok(()) => return Ok(()),
                 Err(Trouble::Lasting(failure)) => return Err(failure),
@@ -186,7 +228,7 @@ impl Run<'_> {
                 Err(Trouble::Passing(failure)) => failure,
             };
             self.observer.error(&told(&failure));
-            if !archive.reconnect {
+            if !rules.reconnect {
                 return Err(Failure::Target("disconnected".into()));
             }
             self.observer
@@ -208,12 +250,12 @@ impl Run<'_> {
     /// Streams over one connection, from timeline to timeline.
     fn attempt(
         &mut self,
-        archive: &WalArchive,
-        folder: &Arc<Folder>,
+        rules: &Rules<'_>,
+        place: &dyn WalPlace,
         session: Session,
         facts: &ServerFacts,
     ) -> Result<(), Trouble> {
-        let (session, mut from) = self.find_start(archive, session, facts)?;
+        let (session, mut from) = self.find_start(rules, place, session, facts)?;
         if from.timeline > facts.system.timeline {
             let text = format!("starting timeline {} is not present in the server", from.timeline);
             return Err(Failure::Target(text).into());
@@ -223,27 +265,19 @@ impl Run<'_> {
         let lost = |error| Failure::session("could not take over the socket", error);
         let mut stream = session.into_bulk().map_err(lost)?;
         stream.set_stall_limit(Some(self.config.stall_timeout)).map_err(lost)?;
-        if archive.synchronous {
+        if rules.synchronous {
             stream.never_batch().map_err(lost)?;
         }
         loop {
             let gives_up = || self.stop.is_thrown();
-            history::fetch(
-                &mut stream,
-                from.timeline,
-                archive,
-                folder,
-                facts.file_mode,
-                &self.alarm,
-                gives_up,
-            )?;
-            if archive.end.is_some_and(|end| end < from.lsn) {
+            history::fetch(&mut stream, from.timeline, place, facts, &self.alarm, gives_up)?;
+            if rules.end.is_some_and(|end| end < from.lsn) {
                 self.observer
                     .note(&format!("stopped log streaming at {} (timeline {})", from.lsn, from.timeline));
                 stream.close();
                 return Ok(());
             }
-            match self.follow(archive, folder, stream, facts, from)? {
+            match self.follow(rules, place, stream, facts, from)? {
                 Some((rest, next)) => (stream, from) = (rest, next),
                 None => return Ok(()),
             }
@@ -252,24 +286,20 @@ impl Run<'_> {
 
     fn find_start(
         &self,
-        archive: &WalArchive,
+        rules: &Rules<'_>,
+        place: &dyn WalPlace,
         mut session: Session,
         facts: &ServerFacts,
     ) -> Result<(Session, Start), Trouble> {
         let system = &facts.system;
-        let local = start::find(
-            &archive.directory,
-            facts.segment_size,
-            system.system_identifier,
-            archive.sync,
-            self.observer.as_ref(),
-        )
-        // What lies in the folder does not change by itself.
-        .map_err(Trouble::Lasting)?;
+        let local = place.find_start(facts, self.observer.as_ref()).map_err(|failure| {
+            // What lies in a folder does not change by itself; a repository may be out of reach for a while.
+            if rules.starts_again { Trouble::from(failure) } else { Trouble::Lasting(failure) }
+        })?;
         if let Some(local) = local {
             return Ok((session, local));
         }
-        let held = match &archive.slot {
+        let held = match rules.slot {
             Some(name) if facts.version >= READS_SLOTS => self.wait(slot::position(&mut session, name))?,
             _ => None,
         };
@@ -281,14 +311,14 @@ impl Run<'_> {
     /// Streams one timeline. Returns where to go on, on the same connection, where the timeline has ended.
     fn follow(
         &mut self,
-        archive: &WalArchive,
-        folder: &Arc<Folder>,
+        rules: &Rules<'_>,
+        place: &dyn WalPlace,
         mut stream: BulkStream,
         facts: &ServerFacts,
         from: Start,
     ) -> Result<Option<(BulkStream, Start)>, Trouble> {
         let Start { lsn, timeline } = from;
-        let command = start_replication(archive.slot.as_deref(), lsn, timeline)
+        let command = start_replication(rules.slot, lsn, timeline)
             .map_err(|error| Failure::Target(error.to_string()))?;
         let refused =
             |error| Failure::session("could not send replication command \"START_REPLICATION\"", error);
@@ -303,24 +333,16 @@ impl Run<'_> {
                 return Err(Failure::stream("START_REPLICATION", error).into());
             }
         }
-        let writer = ArchiveWriter::new(
-            archive,
-            folder,
-            facts.segment_size,
-            facts.file_mode,
-            from,
-            self.observer,
-            &self.alarm,
-        )?;
-        let checker = archive.check.then(|| WalChecker::from_segment(facts.wal_origin(timeline), lsn));
-        let rules = StreamRules {
+        let writer = place.writer(from, facts, self.observer, &self.alarm)?;
+        let checker = rules.check.then(|| WalChecker::from_segment(facts.wal_origin(timeline), lsn));
+        let stream_rules = StreamRules {
             status_interval: self.config.status_interval,
             stall_timeout: self.config.stall_timeout,
             // Without a slot the server must not take us for a synchronous standby, unless that is what we are to be.
-            reports_flush: archive.slot.is_some() || archive.synchronous,
+            reports_flush: rules.slot.is_some() || rules.synchronous,
         };
-        let mut stream = WalStream::new(stream, writer, checker, rules)?;
-        let is_end = |written| archive.end.is_some_and(|end| end < written);
+        let mut stream = WalStream::new(stream, writer, checker, stream_rules)?;
+        let is_end = |written| rules.end.is_some_and(|end| end < written);
         let ended =
             stream.run(&self.alarm, |Reached { written, .. }| is_end(written) || self.stop.is_thrown());
         // Whatever happened: what is here is closed as it is, and durable.

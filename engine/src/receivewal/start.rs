@@ -16,9 +16,9 @@ use crate::failure::Failure;
 
 /// The first byte of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Start {
-    pub(super) lsn: Lsn,
-    pub(super) timeline: TimelineId,
+pub(crate) struct Start {
+    pub(crate) lsn: Lsn,
+    pub(crate) timeline: TimelineId,
 }
 
 /// A segment in the folder.

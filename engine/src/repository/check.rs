@@ -23,6 +23,7 @@ use super::place::{BackupChoice, Repository};
 use super::records::{Extent, FileRecord};
 use super::retention::{Lease, Marks, Purpose, leases};
 use super::tree::Tree;
+use super::wal_check::{WalFound, check_wal};
 use crate::failure::Failure;
 use crate::stop::Stop;
 
@@ -55,6 +56,10 @@ pub struct CheckReport {
     pub stored_bytes: u64,
     /// Their bytes unpacked.
     pub bytes: u64,
+    /// Objects of WAL that are whole.
+    pub wal_files: u64,
+    /// Their bytes unpacked.
+    pub wal_bytes: u64,
     /// How much is wrong.
     pub problem_count: u64,
     /// The first of it, in words.
@@ -101,7 +106,7 @@ impl Found {
 /// Where the repository cannot be listed, or the run was stopped.
 pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, Failure> {
     let began = Instant::now();
-    let found = Found::default();
+    let (found, wal) = (Found::default(), WalFound::default());
     let mut report = CheckReport::default();
     let clusters = match &config.cluster {
         Some(cluster) => vec![cluster.clone()],
@@ -142,6 +147,8 @@ pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, 
                 }
             }
             report.packs += seen.len() as u64;
+            let problem = |failure: &Failure| found.problem(failure);
+            check_wal(&config.repository, cluster, config.workers, &wal, &problem, stop)?;
         }
         Ok(())
     })
@@ -152,6 +159,7 @@ pub fn check(config: &CheckConfig, stop: &Stop<Failure>) -> Result<CheckReport, 
     report.frames = found.frames.into_inner();
     report.stored_bytes = found.stored.into_inner();
     report.bytes = found.bytes.into_inner();
+    (report.wal_files, report.wal_bytes) = (wal.files.into_inner(), wal.bytes.into_inner());
     (report.problem_count, report.problems) =
         found.problems.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.seconds = began.elapsed().as_secs_f64();

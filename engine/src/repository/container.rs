@@ -52,6 +52,8 @@ pub enum ObjectKind {
     Manifest = 3,
     /// Whose backups a cluster's are.
     Identity = 4,
+    /// A file of a WAL archive.
+    Wal = 5,
     /// That a run is under way, and what it relies on.
     Lease = 6,
     /// That a backup is to be kept.
@@ -81,11 +83,13 @@ pub enum FrameKind {
     Packs = 3,
     /// The JSON object that says what the object is about.
     Summary = 4,
+    /// What makes a head authentic.
+    Seal = 8,
 }
 
 impl FrameKind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Data, Self::Files, Self::Folders, Self::Packs, Self::Summary]
+        [Self::Data, Self::Files, Self::Folders, Self::Packs, Self::Summary, Self::Seal]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -454,7 +458,6 @@ mod tests {
 
     use super::super::cipher::{KEY, Key};
     use super::super::codec::FrameCompression;
-    use super::super::sealing::DataKeys;
     use super::*;
 
     const NAME: &str = "clusters/main/packs/x";
@@ -465,7 +468,7 @@ mod tests {
 
     fn sealed() -> Sealing {
         let keys = [1, 2].map(|number: u8| (u32::from(number), Key::new([number; KEY])));
-        Sealing::with([7; 16], DataKeys::new(keys.into()).expect("there are keys"))
+        Sealing::with([7; 16], keys.into())
     }
 
     fn object(sealing: &Sealing, frames: &[(u8, Vec<u8>)]) -> (Vec<u8>, Built) {
@@ -512,7 +515,7 @@ mod tests {
                 for (frame, (_, plain)) in found.iter().zip(&frames) {
                     let from = usize::try_from(frame.offset).expect("small");
                     prop_assert_eq!(frame.stored as usize, plain.len() + beside);
-                    prop_assert_eq!(&bytes[from..from + plain.len()] == &plain[..], beside == 0);
+                    prop_assert_eq!(bytes[from..from + plain.len()] == plain[..], beside == 0);
                     prop_assert_eq!(frame.hash, *blake3::hash(plain).as_bytes());
                 }
             }
@@ -583,10 +586,7 @@ mod tests {
         };
         refused(plain(), sealed(), "by its head the repository is not");
         refused(sealed(), plain(), "it is not encrypted, and its repository is");
-        let one = |number: u32, byte: u8| {
-            let keys = DataKeys::new([(number, Key::new([byte; KEY]))].into()).expect("a key");
-            Sealing::with([7; 16], keys)
-        };
+        let one = |number: u32, byte: u8| Sealing::with([7; 16], [(number, Key::new([byte; KEY]))].into());
         refused(one(1, 1), sealed(), "with data key 2, which the head does not hold");
         refused(one(2, 9), sealed(), "is not authentic");
         // What is written takes the newest key, and what an older one sealed stays readable.

@@ -44,7 +44,10 @@ impl Repository {
 
     /// Whether nothing lies under a cluster's name but what a first backup that died has left of itself.
     fn is_unused(&self, cluster: &ClusterName) -> Result<bool, Failure> {
-        Ok(self.backups(cluster)?.is_empty() && self.store().list(&cluster.packs())?.is_empty())
+        Ok(self.backups(cluster)?.is_empty()
+            && self.store().list(&cluster.packs())?.is_empty()
+            // WAL may be kept before the first backup is taken.
+            && self.store().list(&cluster.wal())?.is_empty())
     }
 
     /// Removes the identity that a first backup of another system has left which died. `lease` is the caller's, and a
@@ -91,7 +94,7 @@ impl Repository {
     }
 
     /// Gives the cluster's name to a system, unless it has it or another does.
-    pub(super) fn claim_identity(&self, cluster: &ClusterName, system: u64) -> Result<(), Failure> {
+    pub(crate) fn claim_identity(&self, cluster: &ClusterName, system: u64) -> Result<(), Failure> {
         if self.identity(cluster)?.is_none() {
             let mut object = ObjectWriter::begin(self, ObjectKind::Identity, &cluster.identity())?;
             let summary = IdentitySummary {

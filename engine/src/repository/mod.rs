@@ -15,7 +15,11 @@ mod container;
 mod error;
 mod frame_index;
 mod frame_sort;
+mod head;
+mod hex;
 mod identity;
+mod key_change;
+mod key_slots;
 mod known_frames;
 mod local;
 mod manifest;
@@ -31,9 +35,13 @@ mod records;
 mod retention;
 mod reuse;
 mod sealing;
+mod secret;
 mod store;
 mod summary;
 mod tree;
+mod wal_check;
+mod wal_names;
+mod wal_object;
 mod writing;
 
 pub use catalogue::Placed;
@@ -44,6 +52,8 @@ pub use container::{
     PLAIN_MAX, RepositoryId,
 };
 pub use error::RepositoryError;
+pub use head::{Head, KeySource, list_heads};
+pub use key_change::{Added, Changed, add_recipient, remove_recipient, rotate};
 pub use local::LocalStore;
 pub use manifest::Manifest;
 pub use names::{BackupId, ClusterName, InvalidName, PackId};
@@ -52,6 +62,7 @@ pub use open_packs::OpenPacks;
 pub use owners::OwnerTable;
 pub use pack_ledger::PackLedger;
 pub(crate) use paths::{PathShare, shares};
+pub(crate) use place::now;
 pub use place::{BackupChoice, Repository, parse_address};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use retention::{
@@ -60,12 +71,17 @@ pub use retention::{
 };
 pub use reuse::{Reuse, ReuseConfig, ReuseFrom, ReuseReader};
 pub use sealing::Sealing;
+pub use secret::Secret;
 pub use store::{Entry, NewObject, Object, PackPlace, Requests, Store, Upload, Uploads};
 pub use summary::{
-    BackupSummary, DatabaseSummary, HeadSummary, IdentitySummary, KeySlot, OwnerSummary, TablespaceSummary,
+    Argon2Cost, BackupSummary, DatabaseSummary, HeadSummary, IdentitySummary, KeySlot, OwnerSummary,
+    TablespaceSummary, WrappedKey,
 };
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;
+pub use wal_names::{InvalidWalName, SegmentName, WalName};
+pub use wal_object::{WalObject, WalSummary};
+pub(crate) use wal_object::{WalObjectWriter, WalOwner, WalPublished};
 pub(crate) use writing::{BackupFacts, RepositoryWriting};
 pub use writing::{PACK_SIZE, RepositoryDestination, StoredBackup};
 

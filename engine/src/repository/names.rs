@@ -9,10 +9,21 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-/// The repository's head.
-pub(super) const HEAD: &str = "pgstrata-repository.00000000";
-/// What the names of all heads begin with. Key rotation will add `.00000001` and so on; the highest number counts.
+/// What the names of all heads begin with. Each change of keys adds the next number; the highest counts.
 pub(super) const HEADS: &str = "pgstrata-repository.";
+
+/// The head of a number.
+pub(super) fn head(number: u32) -> String {
+    format!("{HEADS}{number:08x}")
+}
+
+/// The number in a head's name.
+pub(super) fn head_number(name: &str) -> Option<u32> {
+    let number = u32::from_str_radix(name.strip_prefix(HEADS)?, 16).ok()?;
+    // One spelling for each.
+    (head(number) == name).then_some(number)
+}
+
 /// The folder of all clusters.
 pub(super) const CLUSTERS: &str = "clusters";
 /// What a manifest's name ends with.

@@ -39,6 +39,12 @@ impl ObjectWriter {
         Ok(Self { object, name: name.to_owned(), builder, encoder })
     }
 
+    /// Has frames compressed in another way than records are.
+    pub(super) fn compress_with(&mut self, compression: FrameCompression) -> Result<(), Failure> {
+        self.encoder = FrameEncoder::new(compression).map_err(|error| Failure::Target(error.to_string()))?;
+        Ok(())
+    }
+
     /// Appends a frame; one of no bytes is left out.
     pub(super) fn frame(&mut self, kind: FrameKind, plain: &[u8]) -> Result<(), Failure> {
         if plain.is_empty() {

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::codec::FrameDecoder;
-use super::container::{FrameKind, ObjectKind, RepositoryId};
+use super::container::{FrameKind, RepositoryId};
 use super::error::RepositoryError;
+use super::head::{self, Head, KeySource};
+use super::key_change;
 use super::local::LocalStore;
 use super::manifest::Manifest;
-use super::names::{BackupId, CLUSTERS, ClusterName, HEAD, HEADS, MANIFEST_SUFFIX};
+use super::names::{BackupId, CLUSTERS, ClusterName, HEADS, MANIFEST_SUFFIX};
 use super::object_reader::ObjectReader;
-use super::object_writer::ObjectWriter;
 use super::retention::{Marks, is_fenced};
 use super::sealing::Sealing;
+use super::secret::Secret;
 use super::store::{Entry, Store};
 use super::summary::{HeadSummary, parse};
 use crate::failure::Failure;
@@ -80,11 +82,19 @@ pub(crate) fn now() -> u64 {
 }
 
 impl Repository {
-    /// Makes a repository. One that is there already is left alone and refused.
+    /// Makes a repository that is not encrypted. One that is there already is left alone and refused.
     ///
     /// # Errors
     /// Where the place cannot be written to, or has something in it.
     pub fn init(store: Arc<dyn Store>) -> Result<Self, Failure> {
+        Self::init_for(store, None)
+    }
+
+    /// Makes a repository; an encrypted one where there is a first recipient, with a label.
+    ///
+    /// # Errors
+    /// As [`Self::init`].
+    pub fn init_for(store: Arc<dyn Store>, recipient: Option<(&Secret, &str)>) -> Result<Self, Failure> {
         let taken = |what: &str| {
             let hint = "name an empty folder or one that does not exist; nothing was changed.";
             Failure::from(RepositoryError::new(store.address(), what, hint))
@@ -98,38 +108,45 @@ impl Repository {
             None => {}
         }
         let id: RepositoryId = super::random()?;
-        let sealing = Sealing::none(id);
-        let mut head = ObjectWriter::begin_with(&*store, ObjectKind::Head, HEAD, &sealing)?;
-        let program = env!("CARGO_PKG_VERSION").to_owned();
-        let summary = HeadSummary { created: now(), program, key_slots: Vec::new(), requires: Vec::new() };
-        head.frame(FrameKind::Summary, &serde_json::to_vec(&summary).expect("a summary is JSON"))?;
-        if head.publish()?.is_none() {
+        let first = recipient.map(|(secret, label)| key_change::first(secret, label, &id)).transpose()?;
+        let (slot, opened) = first.unzip();
+        let summary = HeadSummary {
+            created: now(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            last_slot: slot.as_ref().map_or(0, |slot| slot.number),
+            key_slots: slot.into_iter().collect(),
+            requires: Vec::new(),
+        };
+        if !head::publish(&*store, 0, id, &summary, opened.as_ref())? {
             return Err(taken("another process has just made a repository there"));
         }
+        let sealing = match opened {
+            Some(opened) => Sealing::with(id, opened.data_keys),
+            None => Sealing::none(id),
+        };
         Ok(Self { store, sealing })
     }
 
-    /// Opens a repository.
+    /// Opens a repository that is not encrypted.
     ///
     /// # Errors
     /// Where there is none, or none that this version knows.
     pub fn open(store: Arc<dyn Store>) -> Result<Self, Failure> {
-        let Some(head) = ObjectReader::open_with(&*store, HEAD, ObjectKind::Head, None)? else {
+        Self::open_with(store, KeySource::None)
+    }
+
+    /// Opens a repository with a key.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and where the key does not open it.
+    pub fn open_with(store: Arc<dyn Store>, key: KeySource<'_>) -> Result<Self, Failure> {
+        let address = store.address();
+        let Some(head) = Head::read(&*store)? else {
             let hint = "check the name, or make a repository with `pgstrata init`.";
-            return Err(RepositoryError::new(store.address(), "there is no repository", hint).into());
+            return Err(RepositoryError::new(address, "there is no repository", hint).into());
         };
-        // Of several heads the highest counts, and this version writes one only.
-        let is_higher = |name: &String| name.starts_with(HEADS) && name != HEAD;
-        if let Some(higher) = store.list("")?.into_iter().map(|entry| entry.name).find(is_higher) {
-            let what = format!("the repository has a further head, expected only {HEAD}");
-            return Err(RepositoryError::unknown(higher, what).into());
-        }
-        let summary: HeadSummary = read_summary(&head)?;
-        if !summary.key_slots.is_empty() {
-            let what = "it has encryption keys, and this version knows no encryption";
-            return Err(RepositoryError::unknown(HEAD, what).into());
-        }
-        Ok(Self { store, sealing: Sealing::none(head.repository()) })
+        let sealing = head.open(&address, key)?;
+        Ok(Self { store, sealing })
     }
 
     /// Where its objects are.
@@ -222,7 +239,9 @@ impl Repository {
 }
 
 /// Reads the frame that says what an object is about.
-pub(super) fn read_summary<T: serde::de::DeserializeOwned>(object: &ObjectReader) -> Result<T, Failure> {
+pub(in crate::repository) fn read_summary<T: serde::de::DeserializeOwned>(
+    object: &ObjectReader,
+) -> Result<T, Failure> {
     let number = object.of_kind(FrameKind::Summary).last();
     let number = number.ok_or_else(|| RepositoryError::damaged(object.name(), "it has no summary"))?;
     let mut decoder = FrameDecoder::new().map_err(|error| Failure::Target(error.to_string()))?;
@@ -269,8 +288,13 @@ mod tests {
         let higher = scratch.path().join("r/pgstrata-repository.00000001");
         std::fs::write(&higher, b"later").expect("written");
         let refused = Repository::open(store()).expect_err("a later head").to_string();
-        assert!(refused.contains("00000001") && refused.contains("newer pgstrata"), "{refused}");
+        assert!(refused.contains("00000001: found 5 bytes"), "{refused}");
         std::fs::remove_file(higher).expect("removed");
+        let strange = scratch.path().join("r/pgstrata-repository.1");
+        std::fs::write(&strange, b"later").expect("written");
+        let refused = Repository::open(store()).expect_err("a strange head").to_string();
+        assert!(refused.contains("repository.1: it is no name of a head"), "{refused}");
+        std::fs::remove_file(strange).expect("removed");
         let cluster: ClusterName = "main".parse().expect("valid");
         let refused = made.backup(&cluster, BackupChoice::Latest).expect_err("none").to_string();
         assert!(refused.contains("has no backup"), "{refused}");

@@ -16,16 +16,12 @@ pub struct Sealing {
 }
 
 /// Data keys by number, from 1. The highest is what new objects are sealed with.
+///
+/// Invariant: there is one at least.
 #[derive(Debug)]
 pub(super) struct DataKeys(BTreeMap<u32, Key>);
 
 impl DataKeys {
-    /// `None` where there is none.
-    #[cfg_attr(not(test), expect(dead_code, reason = "heads with key slots are not read yet"))]
-    pub(super) fn new(keys: BTreeMap<u32, Key>) -> Option<Self> {
-        (!keys.is_empty()).then_some(Self(keys))
-    }
-
     pub(super) fn newest(&self) -> (u32, &Key) {
         let (number, key) = self.0.last_key_value().expect("it was not empty");
         (*number, key)
@@ -40,15 +36,24 @@ impl Sealing {
     }
 
     /// Of one that is.
-    #[cfg_attr(not(test), expect(dead_code, reason = "heads with key slots are not read yet"))]
-    pub(super) fn with(repository: RepositoryId, keys: DataKeys) -> Self {
-        Self { repository, keys: Some(Arc::new(keys)) }
+    ///
+    /// # Panics
+    /// Without a key: who opens a head has one.
+    pub(super) fn with(repository: RepositoryId, keys: BTreeMap<u32, Key>) -> Self {
+        assert!(!keys.is_empty(), "an encrypted repository has data keys");
+        Self { repository, keys: Some(Arc::new(DataKeys(keys))) }
     }
 
     /// The repository's identity.
     #[must_use]
     pub fn repository(&self) -> RepositoryId {
         self.repository
+    }
+
+    /// Whether its objects are encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.keys.is_some()
     }
 
     /// Its data keys.

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::RepositoryError;
+use super::hex;
 
 /// The words of `requires` that this version knows: none so far.
 const KNOWN: [&str; 0] = [];
@@ -16,8 +17,11 @@ pub struct HeadSummary {
     pub created: u64,
     /// The program's version that made it.
     pub program: String,
-    /// Wrapped data keys, one for each that may open the repository. Empty where nothing is encrypted.
+    /// Wrapped keys, one slot for each recipient that may open the repository. Empty where nothing is encrypted.
     pub key_slots: Vec<KeySlot>,
+    /// The highest number that a slot has had.
+    #[serde(default)]
+    pub last_slot: u32,
     /// What a reader must know; see [`KNOWN`].
     pub requires: Vec<String>,
 }
@@ -38,13 +42,55 @@ pub struct IdentitySummary {
     pub requires: Vec<String>,
 }
 
-/// A data key as one recipient can unwrap it. None is written by this version.
+/// What one recipient can open: the repository key, and every data key. docs/repository-format.md, *Key slots*.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeySlot {
-    /// How the key is wrapped.
+    /// From 1; no number is given twice.
+    pub number: u32,
+    /// `key-file` or `passphrase`. A slot of a method that a reader does not know is nothing that it can open.
     pub method: String,
-    /// The wrapped key, in hex.
-    pub wrapped: String,
+    /// The operator's name of it.
+    pub label: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Random, of this slot alone.
+    #[serde(with = "hex")]
+    pub salt: [u8; 32],
+    /// What deriving a key from the passphrase costs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub argon2id: Option<Argon2Cost>,
+    /// The recipient's X25519 key, for which data keys are wrapped.
+    #[serde(with = "hex")]
+    pub public: [u8; 32],
+    /// The repository key, wrapped.
+    #[serde(with = "hex")]
+    pub wrapped: [u8; 48],
+    /// The data keys.
+    pub data_keys: Vec<WrappedKey>,
+}
+
+/// What Argon2id is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Argon2Cost {
+    /// Memory, in KiB.
+    pub memory_kib: u32,
+    /// How often it is gone over.
+    pub passes: u32,
+    /// Lanes.
+    pub lanes: u32,
+}
+
+/// A data key that one recipient can unwrap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrappedKey {
+    /// The data key's number, from 1.
+    pub number: u32,
+    /// The X25519 key that was used for this once.
+    #[serde(with = "hex")]
+    pub ephemeral: [u8; 32],
+    /// The data key, wrapped.
+    #[serde(with = "hex")]
+    pub wrapped: [u8; 48],
 }
 
 /// A backup.
@@ -58,7 +104,7 @@ pub struct BackupSummary {
     pub parent: Option<String>,
     /// The program's version that made it.
     pub program: String,
-    /// `stream`.
+    /// `stream`, or `local` for a data directory that was read where it lay.
     pub source: String,
     /// The server's version, in words.
     pub server_version: String,
@@ -175,15 +221,15 @@ pub(super) fn parse<'b, T: Deserialize<'b>>(bytes: &'b [u8], object: &str) -> Re
 }
 
 /// A number of 64 bits as a string.
-mod decimal {
+pub(super) mod decimal {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(number)
     }
 
-    pub(super) fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(in super::super) fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<u64, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }

@@ -64,8 +64,11 @@ pub struct RepositoryDestination {
 }
 
 impl RepositoryDestination {
-    /// The folder for what is kept only until it is packed.
+    /// The folder for what is kept only until it is packed. Not in an encrypted repository: WAL lies there as it came.
     pub(crate) fn staging_folder(&self) -> Result<PathBuf, Failure> {
+        if self.repository.sealing().is_encrypted() {
+            return Ok(std::env::temp_dir());
+        }
         self.repository.store().staging()
     }
 
@@ -101,6 +104,8 @@ pub struct StoredBackup {
 
 /// What only the run knows of its backup.
 pub(crate) struct BackupFacts<'a> {
+    /// Where the data came from.
+    pub(crate) source: &'a str,
     pub(crate) server_version: &'a str,
     pub(crate) system_identifier: u64,
     pub(crate) wal_segment_size: u64,
@@ -203,6 +208,11 @@ impl RepositoryWriting {
         })
     }
 
+    /// The folder of packs.
+    pub(crate) fn packs_folder(&self) -> &Arc<Folder> {
+        &self.packs_folder
+    }
+
     /// A folder of this backup's own, for what is kept only until it is packed.
     pub(crate) fn staging(&self) -> &Path {
         &self.staging
@@ -291,7 +301,7 @@ impl RepositoryWriting {
             backup: self.backup.to_string(),
             parent: reused.parent.map(|parent| parent.to_string()),
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            source: "stream".into(),
+            source: facts.source.to_owned(),
             server_version: facts.server_version.to_owned(),
             system_identifier: facts.system_identifier,
             wal_segment_size: facts.wal_segment_size,

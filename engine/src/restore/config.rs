@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::recovery_target::RecoveryPlan;
 use crate::repository::{BackupChoice, ClusterName, Repository};
 use crate::ring::{FaultPlan, IoMode};
 
@@ -20,6 +21,8 @@ pub struct RestoreConfig {
     pub target: PathBuf,
     /// Where tablespaces go: the server's path and ours.
     pub tablespace_mapping: Vec<(PathBuf, PathBuf)>,
+    /// What the server does when it is started; unless said, it opens where the backup ended.
+    pub recovery: Option<RecoveryPlan>,
     /// What there may be already, and what is not to be as it was.
     pub options: RestoreOptions,
     /// Threads, memory and the disk back end.
@@ -120,6 +123,8 @@ pub struct RestoreReport {
     pub end_lsn: String,
     /// The timeline there.
     pub timeline: u32,
+    /// How far recovery comes with the WAL in the archive, where it is to go on behind the backup.
+    pub reachable_lsn: Option<String>,
     /// Files.
     pub files: u64,
     /// Their bytes.

@@ -44,11 +44,19 @@ pub struct DryRunReport {
 /// # Errors
 /// Where the backup is damaged, or something cannot be looked at.
 pub fn dry_run(config: &RestoreConfig) -> Result<DryRunReport, Failure> {
-    let manifest = config.repository.backup(&config.cluster, choose(config)?)?;
-    let mut problems = Vec::new();
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let mut backup = choose(config)?;
+    let prepared = config.recovery.as_ref();
+    match prepared.map(|plan| plan.prepare(&config.repository, &config.cluster, backup)) {
+        Some(Ok(prepared)) => (backup, warnings) = (prepared.backup, prepared.warnings),
+        Some(Err(failure)) => problems.push(failure.to_string()),
+        None => {}
+    }
+    let manifest = config.repository.backup(&config.cluster, backup)?;
     let plan = examine(config, &manifest, &mut problems)?;
     check_packs(config, &manifest, &mut problems)?;
     let summary = &manifest.summary;
+    warnings.extend(plan.owners.warning);
     Ok(DryRunReport {
         path: config.target.clone(),
         cluster: summary.cluster.clone(),
@@ -59,7 +67,7 @@ pub fn dry_run(config: &RestoreConfig) -> Result<DryRunReport, Failure> {
         omitted_files: plan.omitted,
         packs: manifest.packs.iter().filter(|pack| pack.needed).count() as u64,
         space: plan.space,
-        warnings: plan.owners.warning.into_iter().collect(),
+        warnings,
         problem_count: problems.len(),
         problems,
     })

@@ -99,13 +99,13 @@ fn note<T>(outcome: Result<T, Failure>, problems: &mut Vec<String>) -> Option<T>
 }
 
 /// All problems as one failure.
-pub(super) fn refusal(problems: Vec<String>) -> Result<(), Failure> {
-    match &problems[..] {
+pub(super) fn refusal(problems: &[String]) -> Result<(), Failure> {
+    match problems {
         [] => Ok(()),
         [one] => Err(Failure::Target(one.clone())),
         _ => {
             let mut text = format!("{} things stand in the way of this restore:", problems.len());
-            for problem in &problems {
+            for problem in problems {
                 text += &format!("\n{problem}");
             }
             Err(Failure::Target(text))

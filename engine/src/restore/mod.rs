@@ -23,6 +23,7 @@ mod examine;
 mod marker;
 mod occupied;
 mod owners;
+mod recovery_target;
 mod reuse;
 mod run;
 mod space;
@@ -32,5 +33,8 @@ mod worker;
 
 pub use config::{Onto, RestoreConfig, RestoreOptions, RestoreReport, RestoreResources};
 pub use dry_run::{DryRunReport, dry_run};
+pub use recovery_target::{
+    PreparedRecovery, RecoveryPlan, RecoveryRole, RecoveryTarget, TargetAction, TargetTimeline,
+};
 pub use run::run;
 pub use space::Space;

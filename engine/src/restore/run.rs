@@ -43,7 +43,7 @@ pub fn run(
         return outcome;
     };
     // What was there before is nobody's to remove: over an old cluster only its folder's mark says how it stands.
-    if config.options.clean && (claims.is_empty() || claims.has(&config.target)) {
+    if config.options.clean && claims.has(&config.target) {
         for failure in claims.remove() {
             warn(&format!("could not clean up: {failure}"));
         }
@@ -66,7 +66,13 @@ fn restore(
     stop: &Stop<Failure>,
 ) -> Result<RestoreReport, Failure> {
     let began = Instant::now();
-    let (manifest, _lease) = config.repository.backup_to_read(&config.cluster, choose(config)?, warn)?;
+    let given = choose(config)?;
+    let prepared = config.recovery.as_ref();
+    let recovery =
+        prepared.map(|plan| plan.prepare(&config.repository, &config.cluster, given)).transpose()?;
+    recovery.iter().flat_map(|recovery| &recovery.warnings).for_each(|text| warn(text));
+    let backup = recovery.as_ref().map_or(given, |recovery| recovery.backup);
+    let (manifest, _lease) = config.repository.backup_to_read(&config.cluster, backup, warn)?;
     let manifest = Arc::new(manifest);
     let mut problems = Vec::new();
     let mut plan = examine(config, &manifest, &mut problems)?;
@@ -75,7 +81,7 @@ fn restore(
         // An old cluster is not given up for a backup that is not there.
         check_packs(config, &manifest, &mut problems)?;
     }
-    refusal(problems)?;
+    refusal(&problems)?;
     let (summary, base) = (&manifest.summary, &config.target);
     if !reuses {
         claims.claim(base, summary.folder_mode & 0o777)?;
@@ -111,7 +117,7 @@ fn restore(
     let end = PlainEnd {
         base: &config.target,
         folders,
-        recovery: None,
+        recovery: recovery.as_ref().map(|recovery| recovery.files.clone()),
         has_manifest: true,
         held: target.held.clone(),
         file_mode: 0o600,
@@ -127,6 +133,7 @@ fn restore(
         start_lsn: summary.start_lsn.clone(),
         end_lsn: summary.end_lsn.clone(),
         timeline: summary.end_timeline,
+        reachable_lsn: recovery.map(|recovery| recovery.reached.lsn.to_string()),
         files: summary.files,
         bytes: summary.bytes,
         reused_bytes: counts.reused.load(Ordering::Relaxed),

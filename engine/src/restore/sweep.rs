@@ -102,11 +102,12 @@ impl Sweep<'_> {
                 shown().display()
             )));
         }
-        // What an earlier restore made as the server had it may be closed to us.
+        // What an earlier restore made as the server had it may be closed to us, unless we are root, whom nobody is to
+        // lead elsewhere by a link.
         let own = rustix::fs::statat(&parent.handle, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| Failure::disk("examine", shown(), error))?;
         let mode = own.st_mode & 0o7777;
-        if mode & 0o700 != 0o700 {
+        if mode & 0o700 != 0o700 && !rustix::process::geteuid().is_root() {
             let mode = Mode::from_raw_mode(mode | 0o700);
             rustix::fs::chmodat(&parent.handle, name, mode, AtFlags::empty())
                 .map_err(|error| Failure::disk("change the mode of", shown(), error))?;

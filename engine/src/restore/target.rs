@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::databases::Selection;
@@ -153,8 +153,9 @@ impl Target {
     /// Closes the folders that are closed to their owner. The last of them is the outermost.
     pub(super) fn close_folders(&self) -> Result<(), Failure> {
         for (parent, name, mode) in self.closed.iter().rev() {
-            rustix::fs::chmodat(&parent.handle, name, Mode::from_raw_mode(*mode), AtFlags::empty())
-                .map_err(|error| Failure::disk("change the mode of", parent.path.join(name), error))?;
+            let folder = parent.descend(name.as_bytes())?;
+            rustix::fs::fchmod(&folder.handle, Mode::from_raw_mode(*mode))
+                .map_err(|error| Failure::disk("change the mode of", &folder.path, error))?;
         }
         Ok(())
     }

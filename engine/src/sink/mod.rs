@@ -17,6 +17,7 @@ pub use directory::{DirectorySink, HELD_CONTROL_FILE};
 pub use discard::DiscardSink;
 pub use folder::create_folder;
 pub use repository::RepositorySink;
+pub(crate) use repository::{GROUP, LARGE, ends_group, split};
 pub use tar::{PARTIAL, TarSink};
 
 use crate::failure::Failure;

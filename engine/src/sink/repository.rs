@@ -17,11 +17,11 @@ use crate::pipeline::{Feeder, Folder, Member, Output};
 use crate::repository::{FolderRecord, OwnerTable};
 
 /// Bytes from which on a file has frames of its own.
-const LARGE: u64 = 128 << 10;
+pub(crate) const LARGE: u64 = 128 << 10;
 /// Bytes of shared frames, about. A frame that is full before that ends as well.
 const GROUP_BYTES: u64 = 160 << 10;
 /// The most files that share a frame: what waits for the frame's end is bounded by it.
-const GROUP: usize = 1024;
+pub(crate) const GROUP: usize = 1024;
 
 /// The file whose owner is the data directory's: the server starts with it or not at all.
 const CONTROL_FILE: &[u8] = b"global/pg_control";
@@ -77,6 +77,15 @@ impl RepositorySink {
         self.folder_owner
     }
 
+    /// Notes folders that come from elsewhere than a stream, the owners of these and of files that came beside them,
+    /// and whose the data directory is.
+    pub(crate) fn add_folders(&mut self, folders: Vec<FolderRecord>, owners: OwnerTable, folder_owner: u16) {
+        debug_assert!(self.folders.is_empty(), "nothing came before");
+        self.folders.extend(folders);
+        self.owners = owners;
+        self.folder_owner = folder_owner;
+    }
+
     /// Begins a file.
     pub fn begin_file(&mut self, feeder: &mut Feeder, member: Member) -> Result<(), Failure> {
         self.large = member.size >= LARGE;
@@ -118,7 +127,7 @@ impl RepositorySink {
 }
 
 /// A path's folder and name.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (&[], path),
@@ -126,7 +135,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Whether a file ends its frame: the larger, the likelier, so that frames have [`GROUP_BYTES`] on average.
-fn ends_group(name: &[u8], size: u64) -> bool {
+pub(crate) fn ends_group(name: &[u8], size: u64) -> bool {
     let [first, second, ..] = *blake3::hash(name).as_bytes();
     let chance = u64::from(u16::from_le_bytes([first, second]));
     chance * GROUP_BYTES < size << 16

@@ -1,6 +1,7 @@
 //! Where a backup's bytes come from.
 
 mod decompress;
+pub(crate) mod local;
 mod stream;
 mod target;
 

@@ -33,6 +33,8 @@ pub struct ArrivedMember {
     pub path: Vec<u8>,
     /// Its length in bytes.
     pub size: u64,
+    /// When it was last modified, in seconds since 1970.
+    pub modified: u64,
     /// Its checksum, by the run's algorithm.
     pub checksum: ChecksumValue,
 }

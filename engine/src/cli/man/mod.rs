@@ -68,6 +68,17 @@ struct Page {
 fn pages() -> Vec<Page> {
     let program = definition::program();
     let commands: Vec<Command> = program.get_subcommands().cloned().collect();
+    // Commands below commands, such as `key list`.
+    let nested = |command: &Command| -> Vec<Page> {
+        let below = command.get_subcommands().map(|below| Page {
+            name: format!("{}-{}-{}", program.get_name(), command.get_name(), below.get_name()),
+            typed: format!("{} {} {}", program.get_name(), command.get_name(), below.get_name()),
+            command: below.clone(),
+            prose: None,
+            related: vec![format!("{}-{}", program.get_name(), command.get_name())],
+        });
+        below.collect()
+    };
     let page_of = |command: &Command| format!("{}-{}", program.get_name(), command.get_name());
     let mut pages = vec![Page {
         name: program.get_name().to_owned(),
@@ -87,6 +98,7 @@ fn pages() -> Vec<Page> {
             prose: prose::of(command.get_name()),
             related,
         });
+        pages.extend(nested(command));
     }
     for tool in Tool::ALL {
         let Some(command) = definition::tool(tool) else { continue };

@@ -13,7 +13,7 @@ use super::super::records::{FolderRecord, PackRecord};
 use super::*;
 use crate::restore::{RestoreConfig, RestoreOptions, RestoreResources, run};
 
-/// A backup of two packs: one that is not needed and not there, and one with a frame of 100 bytes.
+/// A backup of two packs: one that is not needed and not there, and one with two frames of 100 bytes.
 struct Sample {
     folders: Vec<&'static str>,
     files: Vec<(&'static str, Extent)>,
@@ -40,12 +40,17 @@ fn write(root: &Path, change: fn(&mut Sample)) -> Repository {
 
 fn write_of(kind: FrameKind, root: &Path, change: fn(&mut Sample)) -> Repository {
     let repository = Repository::init(Arc::new(LocalStore::new(root))).expect("made");
+    write_into(repository, kind, root, change)
+}
+
+fn write_into(repository: Repository, kind: FrameKind, root: &Path, change: fn(&mut Sample)) -> Repository {
     let cluster = cluster();
     repository.claim_identity(&cluster, 7).expect("free");
     let pack = |number| PackId { backup: backup(), number };
     let mut object =
         ObjectWriter::begin(&repository, ObjectKind::Pack, &cluster.pack(pack(1))).expect("begun");
     object.frame(kind, &[b'x'; 100]).expect("written");
+    object.frame(kind, &[b'y'; 100]).expect("written");
     let built = object.publish().expect("published").expect("free");
     let there = PackRecord {
         id: pack(1),
@@ -100,6 +105,7 @@ fn restore(repository: &Repository, target: &Path) -> Result<(), String> {
         backup: BackupChoice::Latest,
         target: target.to_owned(),
         tablespace_mapping: Vec::new(),
+        recovery: None,
         options: RestoreOptions::default(),
         resources: RestoreResources::for_cores(1),
     };
@@ -107,6 +113,8 @@ fn restore(repository: &Repository, target: &Path) -> Result<(), String> {
     let warned = |text: &str| assert!(text.contains("belong to root"), "{text}");
     run(&config, &warned, &Stop::new()).map(drop).map_err(|failure| failure.to_string())
 }
+
+mod encrypted;
 
 #[test]
 fn packs_that_are_not_needed_need_not_exist() {
