@@ -227,7 +227,7 @@ fn look_around(
     let mut problems: Vec<Failure> = strays.collect();
     let packs = if backups.is_empty() { unexplained_packs(repository, cluster)? } else { 0 };
     if packs > 0 {
-        let what = format!("{packs} packs and no backup, and no run that wrote them: manifests are lost");
+        let what = format!("{packs} packs and no backup: the first backup has failed, or manifests are lost");
         problems.push(RepositoryError::damaged(cluster.packs(), what).into());
     }
     problems.extend(repository.identity(cluster).err());

@@ -27,6 +27,7 @@ use super::object_reader::ObjectReader;
 use super::pack_ledger::PackLedger;
 use super::place::Repository;
 use super::records::PackRecord;
+use super::retention::Lease;
 use crate::failure::Failure;
 use crate::pipeline::Folder;
 use crate::stop::Stop;
@@ -110,9 +111,6 @@ pub struct ReuseReader {
     open: Vec<(u32, ObjectReader)>,
 }
 
-/// Makes sure that what a backup needs or wrote stays; false where it is too late for that.
-pub(super) type Hold<'a> = dyn Fn(BackupId) -> Result<bool, Failure> + 'a;
-
 /// What is needed to look for older packs.
 pub(super) struct Search {
     /// The backup under way.
@@ -132,11 +130,11 @@ enum Candidate {
 }
 
 impl Search {
-    /// Looks for them and reads their footers. What cannot be read is not used, and said. `hold` makes sure that what a
-    /// backup needs or wrote stays, from then on and until this one is committed, or says that it is too late for that.
-    pub(super) fn gather(self, hold: &Hold<'_>, stop: &Stop<Failure>) -> Result<Reuse, Failure> {
+    /// Looks for them and reads their footers. What cannot be read is not used, and said. The lease makes sure that what is
+    /// found stays until this backup is committed: it is asked before anything is looked for.
+    pub(super) fn gather(self, lease: &Lease, stop: &Stop<Failure>) -> Result<Reuse, Failure> {
         let mut refused = Vec::new();
-        let parent = match self.parent(hold) {
+        let parent = match self.parent(lease) {
             Ok(parent) => parent,
             Err(Failure::Stopped) => return Err(Failure::Stopped),
             Err(failure) => {
@@ -152,7 +150,7 @@ impl Search {
         if self.config.from == ReuseFrom::All {
             let known: HashSet<PackId> =
                 parent.iter().flat_map(|parent| &parent.packs).map(|pack| pack.id).collect();
-            let left = self.interrupted(&known, hold)?;
+            let left = self.interrupted(&known, lease)?;
             candidates.extend(left.into_iter().map(Candidate::Interrupted));
         }
         let parent = parent.map(|manifest| manifest.summary.backup.parse()).transpose();
@@ -173,18 +171,18 @@ impl Search {
         })
     }
 
-    fn parent(&self, hold: &Hold<'_>) -> Result<Option<Manifest>, Failure> {
+    fn parent(&self, lease: &Lease) -> Result<Option<Manifest>, Failure> {
         if self.config.from == ReuseFrom::Nothing {
             return Ok(None);
         }
         match self.repository.backups(&self.cluster)?.pop() {
-            Some(newest) if hold(newest)? => Manifest::open(&self.repository, &self.cluster, newest),
+            Some(newest) if lease.hold(newest)? => Manifest::open(&self.repository, &self.cluster, newest),
             _ => Ok(None),
         }
     }
 
     /// Packs of backups that have no manifest, but for this one.
-    fn interrupted(&self, known: &HashSet<PackId>, hold: &Hold<'_>) -> Result<Vec<PackId>, Failure> {
+    fn interrupted(&self, known: &HashSet<PackId>, lease: &Lease) -> Result<Vec<PackId>, Failure> {
         // Packs first: of a backup that is committed between the two lists there is a manifest then.
         let packs = || -> Result<_, Failure> {
             let names = self.repository.store().list(&self.cluster.packs())?;
@@ -197,7 +195,7 @@ impl Search {
         writers.remove(&self.own);
         let mut held = HashSet::new();
         for writer in writers.into_iter().rev().take(INTERRUPTED) {
-            if hold(writer)? {
+            if lease.hold_packs(writer)? {
                 held.insert(writer);
             }
         }

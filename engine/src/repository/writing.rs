@@ -482,7 +482,7 @@ fn search(
         let _told = stop.tell_of_panics("the search for older packs");
         // Gone when this thread is.
         let _ended = ended;
-        match search.gather(&|backup| lease.hold(backup), &stop) {
+        match search.gather(&lease, &stop) {
             Ok(reuse) => {
                 let _ = found.set(reuse);
                 None

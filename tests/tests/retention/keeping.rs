@@ -74,9 +74,9 @@ fn rules_pins_and_a_configuration_file() {
     }
     assert_eq!(names(&repo.join("probes")), Vec::<String>::new());
 
-    // Everything is in the file; a run's own words win.
+    // Everything is in the file; a run's own words win. Each stores everything, so that its packs go with it.
     for compress in [None, Some("none"), None, None] {
-        let mut run = command("backup").args(["-c", "fast", "--json"]);
+        let mut run = command("backup").args(["-c", "fast", "--json", "--reuse", "none"]);
         if let Some(compress) = compress {
             run = run.args(["-Z", compress]);
         }

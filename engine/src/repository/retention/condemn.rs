@@ -24,6 +24,8 @@ pub(super) enum Mark {
     Condemned,
     /// A run that was taken for dead.
     Dead,
+    /// A run without a manifest whose packs go.
+    Swept,
 }
 
 impl Mark {
@@ -31,6 +33,7 @@ impl Mark {
         match self {
             Self::Condemned => ".condemned",
             Self::Dead => ".dead",
+            Self::Swept => ".swept",
         }
     }
 
@@ -66,13 +69,18 @@ fn summary(cluster: &ClusterName, backup: BackupId) -> CondemnedSummary {
 pub(in super::super) struct Marks {
     condemned: HashSet<BackupId>,
     dead: HashSet<BackupId>,
+    swept: HashSet<BackupId>,
 }
 
 impl Marks {
     pub(in super::super) fn list(repository: &Repository, cluster: &ClusterName) -> Result<Self, Failure> {
         let mut marks = Self::default();
         for entry in repository.store().list(&cluster.condemned())? {
-            for (mark, found) in [(Mark::Condemned, &mut marks.condemned), (Mark::Dead, &mut marks.dead)] {
+            for (mark, found) in [
+                (Mark::Condemned, &mut marks.condemned),
+                (Mark::Dead, &mut marks.dead),
+                (Mark::Swept, &mut marks.swept),
+            ] {
                 found.extend(
                     entry.name.strip_suffix(mark.suffix()).and_then(|id| id.parse::<BackupId>().ok()),
                 );
@@ -84,6 +92,11 @@ impl Marks {
     /// Whether nobody may begin to rely on a backup.
     pub(in super::super) fn contains(&self, backup: BackupId) -> bool {
         self.condemned.contains(&backup) || self.dead.contains(&backup)
+    }
+
+    /// Whether nobody may begin to rely on the packs of a run that has no manifest. That it is dead is no reason.
+    pub(super) fn sweeps(&self, writer: BackupId) -> bool {
+        self.condemned.contains(&writer) || self.swept.contains(&writer)
     }
 
     /// Whether a backup is being removed.

@@ -243,11 +243,23 @@ impl Lease {
     /// # Errors
     /// Where the lease cannot be published, or marks cannot be listed.
     pub fn hold(&self, backup: BackupId) -> Result<bool, Failure> {
+        self.hold_unless(backup, |marks| marks.contains(backup))
+    }
+
+    /// Relies on the packs that a run without a manifest wrote from now on, dead or alive. As [`Self::hold`].
+    ///
+    /// # Errors
+    /// As [`Self::hold`].
+    pub fn hold_packs(&self, writer: BackupId) -> Result<bool, Failure> {
+        self.hold_unless(writer, |marks| marks.sweeps(writer))
+    }
+
+    fn hold_unless(&self, backup: BackupId, too_late: impl Fn(&Marks) -> bool) -> Result<bool, Failure> {
         let Row { repository, cluster, .. } = &*self.row;
         let mut state = self.row.lock();
         state.summary.holds.push(backup.to_string());
         self.row.publish(&mut state)?;
-        if !Marks::list(repository, cluster)?.contains(backup) {
+        if !too_late(&Marks::list(repository, cluster)?) {
             return Ok(true);
         }
         state.summary.holds.pop();

@@ -389,7 +389,10 @@ fn run(actors: &[Run], steps: Vec<Step>) {
         let (backup, kind) = mark.rsplit_once('.').expect("a suffix");
         // One that pins may have died before it could say so.
         let held = state.entries("clusters/main/pins").keys().any(|pin| pin.starts_with(backup));
-        assert!(kind == "dead" || held && backups.contains_key(&format!("{backup}.manifest")), "{mark}");
+        assert!(
+            matches!(kind, "dead" | "swept") || held && backups.contains_key(&format!("{backup}.manifest")),
+            "{mark}"
+        );
     }
     state.check();
 }

@@ -149,9 +149,15 @@ pub(super) fn sweep(
     writers.retain(|writer| !backups.contains(writer) && !marks.condemns(*writer));
     for writer in &writers {
         mark(repository, cluster, *writer, Mark::Dead)?;
+        mark(repository, cluster, *writer, Mark::Swept)?;
     }
     let second = survey(repository, cluster, own)?;
     broken.extend(second.broken);
+    // Who began to hold a writer before its mark, was committed, and gave its lease back before it was looked for, is
+    // seen by its manifest now.
+    for backup in repository.backups(cluster)?.into_iter().filter(|backup| !backups.contains(backup)) {
+        packs.mark(repository, cluster, backup)?;
+    }
     for writer in writers {
         if !is_protected(&second.alive, writer) && !fence(repository, cluster, writer)? {
             packs.mark(repository, cluster, writer)?;
