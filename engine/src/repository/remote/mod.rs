@@ -210,8 +210,7 @@ impl Store for RemoteStore {
         let place = Arc::clone(&self.place);
         let prefix = place.path(folder);
         let client = place.client();
-        let whole = prefix.clone();
-        let listed = place.background.run(async move { client.list_with_delimiter(Some(&whole)).await })?;
+        let listed = place.background.run(async move { client.list_with_delimiter(Some(&prefix)).await })?;
         let listed = place.judge(folder, "list", listed)?;
         let objects = listed.objects.iter().filter_map(|meta| {
             let modified = u64::try_from(meta.last_modified.timestamp()).unwrap_or(0);
@@ -232,6 +231,10 @@ impl Store for RemoteStore {
             return Ok(());
         }
         let place = Arc::clone(&self.place);
+        {
+            let mut open = place.open.lock().unwrap_or_else(PoisonError::into_inner);
+            names.iter().for_each(|name| drop(open.remove(name)));
+        }
         let paths: Vec<_> = names.iter().map(|name| Ok(place.path(name))).collect();
         let client = place.client();
         let removed = place.background.run(async move {
