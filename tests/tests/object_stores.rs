@@ -108,7 +108,6 @@ fn conforms(store: &Arc<dyn Store>) {
     });
     assert!(object.read(9_000_000, &mut [0; 2]).is_err(), "{at}: past the end");
     assert!(object.read(u64::MAX, &mut [0; 2]).is_err(), "{at}: far past the end");
-    drop(object);
 
     // Larger than what goes with one request.
     let content = noise(3, 45_000_000);
@@ -178,13 +177,14 @@ fn every_place_keeps_the_same_rules() {
         remote.requests()
     );
     // 180 pieces of one object, half of them out of order, and whole objects of 45, 20 and 9 MB.
-    assert!(gets < 350, "ranges are read together: {gets}");
+    assert!(gets < 200, "ranges are read together: {gets}");
     assert!(
         (100_000_000..250_000_000).contains(&bytes_up) && bytes_down > 50_000_000,
         "{bytes_up} {bytes_down}"
     );
     assert_eq!(failed, 0);
-    assert_eq!(server.seen("PUT part"), parts);
+    // A part that was given up may have been counted and not have come.
+    assert!(server.seen("PUT part").abs_diff(parts) <= 4, "{} {parts}", server.seen("PUT part"));
     // What one prefix holds is nothing to another.
     assert_eq!(open("some").list("").expect("listed").len(), 1);
     assert_eq!(open("somewhere").list("").expect("listed").len(), 0);
@@ -254,7 +254,7 @@ fn what_goes_to_s3_comes_back() {
     assert!(requests["failed"].as_u64().unwrap() >= 6, "{summary}");
     assert!(requests["bytes_up"].as_u64() > summary["stored"]["bytes"].as_u64(), "{summary}");
     assert!(requests["parts"].as_u64().unwrap() >= 4, "{summary}");
-    assert!(finished.peak_memory < 256 << 20, "{finished}");
+    assert!(summary["peak_memory"].as_u64().unwrap() < 160 << 20, "{summary}");
     assert_eq!(summary["stored"]["repository"], server.address("repo"));
 
     command(&server, "list").run().expect_success();

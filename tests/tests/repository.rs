@@ -104,7 +104,8 @@ fn what_goes_in_comes_out() {
         let before = writer.acknowledged();
         let run = backup(&source, &repo).run();
         let first = run.expect_success().json_summary();
-        assert!(run.peak_memory < MEMORY, "{run}");
+        // What the system counts begins with the peak of this process, which tests share.
+        assert!(first["peak_memory"].as_u64().unwrap() < MEMORY, "{first}");
         let ledger = writer.stop();
         assert!(first["files_verified"].as_u64().unwrap() > 900, "{first}");
         assert_eq!(first["durable"], true);
@@ -219,7 +220,7 @@ fn mistakes_are_refused_by_name() {
     for name in ["list", "verify"] {
         expect_refused(&command(name, &nothing).run(), &["there is no repository", "pgstrata init"]);
     }
-    expect_refused(&command("init", Path::new("s3://bucket/x")).run(), &["\"s3:\" are not supported"]);
+    expect_refused(&command("init", Path::new("https://bucket/x")).run(), &["\"https:\" are not supported"]);
     expect_refused(&backup(&source, &nothing).run(), &["there is no repository"]);
     for compression in ["gzip", "zstd:99", "server-zstd", "zstd:workers=2", "lz4:9"] {
         backup(&source, &repo).args(["-Z", compression]).run().expect_failure();

@@ -231,6 +231,10 @@ impl Store for RemoteStore {
             return Ok(());
         }
         let place = Arc::clone(&self.place);
+        {
+            let mut open = place.open.lock().unwrap_or_else(PoisonError::into_inner);
+            names.iter().for_each(|name| drop(open.remove(name)));
+        }
         let paths: Vec<_> = names.iter().map(|name| Ok(place.path(name))).collect();
         let client = place.client();
         let removed = place.background.run(async move {

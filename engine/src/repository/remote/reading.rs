@@ -226,12 +226,12 @@ impl State {
         true
     }
 
-    /// Bytes of a range were read; one that has no others is done with.
+    /// Bytes of a range were read; one that has no others is the first to go where room is wanted.
     fn read(&mut self, at: (u64, u64), count: u64) {
         let Some(range) = self.ranges.get_mut(&at) else { return };
         range.unread = range.unread.saturating_sub(count);
         if range.unread == 0 {
-            self.forget(at);
+            range.used = 0;
         }
     }
 }
