@@ -99,8 +99,7 @@ fn a_second_backup_stores_what_changed_and_stands_alone() {
 
     // Damaged footers of older packs are no reason to fail, nor to be referred to.
     let largest = packs(&repo).into_iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
-    let whole = fs::read(&largest).unwrap();
-    let mut damaged = whole.clone();
+    let mut damaged = fs::read(&largest).unwrap();
     let place = damaged.len() - 100;
     damaged[place] ^= 1;
     fs::write(&largest, damaged).unwrap();
@@ -135,7 +134,7 @@ fn an_interrupted_backup_goes_on() {
         harness::wait_until("more packs", || packs(&repo).len() >= there + more);
         running.signal(Signal::KILL);
         running.wait().expect_killed_by(Signal::KILL);
-        assert_eq!(names(&repo.join("clusters/main")).contains(&"backups".to_owned()), false);
+        assert!(!names(&repo.join("clusters/main")).contains(&"backups".to_owned()));
         there = packs(&repo).len();
     }
     // Torn, and whole by its ends but not within: neither is referred to.
