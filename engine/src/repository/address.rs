@@ -143,8 +143,10 @@ mod tests {
         };
         assert!(refuse("colour").contains("s3://b/p: unknown store option \"colour\""));
         assert!(!refuse("=secret key").contains("secret key"));
-        let good = [("ENDPOINT", "http://[::1]:9"), ("region", "x"), ("access_key_id", "hunter2")];
-        let good = good.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let secrets = [("access_key_id", "hunter2"), ("secret_access_key", "hunter2")];
+        let good = [[("ENDPOINT", "http://[::1]:9"), ("region", "x")], secrets].concat();
+        let own = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        let good: Vec<_> = good.into_iter().map(own).collect();
         let store = open_store("s3://b/p", &good).expect("known");
         assert_eq!(store.address(), "s3://b/p");
         assert!(!format!("{store:?}").contains("hunter2"));
