@@ -181,11 +181,17 @@ fn manual_pages_render_without_a_warning() {
         "show",
         "unpin",
         "verify",
+        "wal",
     ] {
         pages.push((format!("pgstrata-{command}"), options_in_help(&[command])));
     }
-    for below in ["add", "generate", "list", "remove", "rotate"] {
-        pages.push((format!("pgstrata-key-{below}"), options_in_help(&["key", below])));
+    for (command, commands) in [
+        ("key", &["add", "generate", "list", "remove", "rotate"][..]),
+        ("wal", &["check", "get", "push", "receive"]),
+    ] {
+        for below in commands {
+            pages.push((format!("pgstrata-{command}-{below}"), options_in_help(&[command, below])));
+        }
     }
     assert_eq!(pages.len(), said.lines().count(), "{said}");
     let formatters = [

@@ -255,6 +255,7 @@ fn a_killed_server_leaves_no_backend_and_recovers() {
     for pid in [backend, waiting_backend] {
         assert!(!runs(pid), "backend {pid} is still there");
     }
+    harness::wait_until("the writer has noticed", || writer.has_failed());
     let (ledger, failure) = writer.end();
     assert!(failure.is_some());
     source.restart(&cluster);

@@ -480,3 +480,49 @@ fn a_receiver_that_is_killed_leaves_no_gap_and_keeps_the_last_seconds() {
     wait_for_promotion(&server);
     assert_eq!(rows(&server), [1, 2]);
 }
+
+#[test]
+fn expired_backups_take_their_wal_along() {
+    let archived = Archived::start(15);
+    let (source, session) = (&archived.source, archived.source.sql());
+    session.execute("CREATE TABLE t (i int); INSERT INTO t VALUES (1)");
+    archived.back_up(source);
+    fill(&session, 3);
+    archive_all(source);
+    let newest = archived.back_up(source);
+    session.execute("INSERT INTO t VALUES (2)");
+    fill(&session, 2);
+    archive_all(source);
+    let start: String =
+        session.value(&format!("SELECT pg_walfile_name('{}')", newest["start_lsn"].as_str().unwrap()));
+    let folder = archived.object(&start).parent().unwrap().to_owned();
+    let below = || {
+        let names =
+            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name[..24] < *start).collect::<Vec<_>>()
+    };
+    let before = below();
+    assert!(before.len() >= 4, "{before:?}");
+    let expire = |options: &[&str]| {
+        let run =
+            archived.ours(["expire"]).args(["--cluster", "main", "--keep", "1", "--json"]).args(options);
+        run.run().expect_success().json_summary()["clusters"][0]["wal"].clone()
+    };
+    // What is young stays, and a dry run says what would go.
+    assert_eq!(expire(&[])["files"], 0);
+    let planned = expire(&["--dry-run", "--grace", "0s"]);
+    assert_eq!(
+        (planned["files"].as_u64(), planned["kept_from"].as_str()),
+        (Some(before.len() as u64), Some(&*start))
+    );
+    assert_eq!(below(), before);
+    assert_eq!(expire(&["--grace", "0s"])["files"], planned["files"]);
+    assert_eq!(below(), Vec::<String>::new());
+    archived.check().expect_success();
+    archived.ours(["verify"]).run().expect_success();
+    let copy = source.dir("copy");
+    archived.restore(&copy, &["--target", "latest", "--target-action", "promote"]).expect_success();
+    let server = source.boot(&copy);
+    wait_for_promotion(&server);
+    assert_eq!(rows(&server), [1, 2]);
+}

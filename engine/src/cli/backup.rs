@@ -110,19 +110,27 @@ pub(super) struct BackupArgs {
 }
 
 impl BackupArgs {
-    fn resolve(&self) -> anyhow::Result<BaseBackupConfig> {
-        match (self.source, &self.pgdata) {
-            (Some(Source::Local), None) => bail!(
-                "--source local needs --pgdata\nHINT: name the data directory of the server, on this machine."
-            ),
+    /// The data directory that is to be read, if one is; `configured` is what the configuration file says.
+    fn data_directory(&self, configured: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
+        match (self.source, self.pgdata.clone()) {
             (Some(Source::Stream), Some(_)) => {
                 bail!("--source stream reads no data directory\nHINT: leave --pgdata or --source out.")
             }
-            _ => {}
+            (Some(Source::Stream), None) => Ok(None),
+            (source, given) => match given.or(configured) {
+                None if source == Some(Source::Local) => bail!(
+                    "--source local needs --pgdata\nHINT: name the data directory of the server, on this machine."
+                ),
+                found => Ok(found),
+            },
         }
+    }
+
+    fn resolve(&self) -> anyhow::Result<(BaseBackupConfig, Option<PathBuf>)> {
         let cluster = self.repository.cluster(self.cluster.as_ref())?;
         let configuration = self.repository.configuration()?;
         let section = configuration.cluster(&cluster);
+        let data_directory = self.data_directory(section.and_then(|section| section.pgdata.clone()))?;
         let configured = section.and_then(|section| section.compress.as_deref());
         let compression = parse_compression(self.compress.as_deref().or(configured).unwrap_or(COMPRESS))?;
         let conninfo =
@@ -146,7 +154,7 @@ impl BackupArgs {
                 memory: usize::from(self.dedup_memory) << 20,
             },
         };
-        Ok(BaseBackupConfig {
+        let config = BaseBackupConfig {
             connection: self.connection.resolve_with(conninfo, message::program_name())?,
             destination: Destination::Repository(destination),
             incremental: None,
@@ -166,7 +174,8 @@ impl BackupArgs {
             status_interval: Duration::from_secs(self.status_interval),
             stall_timeout: Duration::from_secs(self.stall_timeout),
             resources,
-        })
+        };
+        Ok((config, data_directory))
     }
 }
 
@@ -186,7 +195,7 @@ pub(super) fn run(args: &BackupArgs) -> anyhow::Result<()> {
     let shown = Shown { json, progress: args.progress, verbose: args.verbose };
     let outcome = args
         .resolve()
-        .and_then(|config| with_password(&args.connection, shown, config, args.pgdata.as_deref()));
+        .and_then(|(config, data)| with_password(&args.connection, shown, config, data.as_deref()));
     match &outcome {
         Ok(report) if json => {
             let mut event = serde_json::to_value(report)?;

@@ -43,7 +43,7 @@ impl CheckArgs {
         let connection = self.connection.resolve_with(conninfo, message::program_name());
         Ok(ReadinessConfig {
             store: self.repository.store_of(cluster).map_err(|error| told(&error)),
-            key: self.repository.secret()?,
+            key: self.repository.secret(cluster)?,
             cluster: cluster.cloned(),
             connection: connection.map_err(|error| told(&error)),
         })

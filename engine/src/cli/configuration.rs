@@ -44,6 +44,13 @@ pub(super) struct Configuration {
 pub(super) struct RepositorySection {
     /// Its address.
     pub(super) url: String,
+    /// The file with a key of it.
+    pub(super) key_file: Option<PathBuf>,
+    /// The file with a passphrase of it.
+    pub(super) passphrase_file: Option<PathBuf>,
+    /// Settings of the object store, as --store-option takes them.
+    #[serde(default)]
+    pub(super) options: BTreeMap<String, Spanned<String>>,
 }
 
 /// A cluster.
@@ -56,6 +63,8 @@ pub(super) struct ClusterSection {
     pub(super) conninfo: Option<Spanned<String>>,
     /// What its frames are compressed with.
     pub(super) compress: Option<String>,
+    /// The server's data directory on this machine: backups read that, unless a command line says otherwise.
+    pub(super) pgdata: Option<PathBuf>,
     /// What to keep.
     #[serde(default)]
     pub(super) retention: RetentionSection,
@@ -133,6 +142,22 @@ impl Configuration {
             anyhow!("{}\nHINT: docs/operations.md has all that it may say.", text.trim_end())
         })?;
         let line = |span: std::ops::Range<usize>| text[..span.start].matches('\n').count() + 1;
+        for (name, section) in &found.repository {
+            if section.key_file.is_some() && section.passphrase_file.is_some() {
+                bail!(
+                    "repository \"{name}\" has both a key_file and a passphrase_file, expected one\n\
+                     HINT: leave one of them out."
+                );
+            }
+            let secret = section.options.iter().find(|(key, _)| is_secret(key));
+            if let Some((key, value)) = secret.filter(|_| open) {
+                bail!(
+                    "line {}: {key} is a secret, and others than its owner may read the file\n\
+                     HINT: give the file mode 0600, or keep the secret in the environment.",
+                    line(value.span())
+                );
+            }
+        }
         for (Name(cluster), section) in &found.cluster {
             if let Some(name) = &section.repository
                 && !found.repository.contains_key(name.get_ref())
@@ -194,11 +219,32 @@ impl Configuration {
         }
     }
 
+    /// What is said of the repository that [`Self::address`] finds, by its name or its address.
+    pub(super) fn repository(
+        &self,
+        given: Option<&str>,
+        cluster: Option<&ClusterName>,
+    ) -> Option<&RepositorySection> {
+        let address = self.address(given, cluster).ok()?;
+        let by_name = given.and_then(|given| self.repository.get(given));
+        by_name.or_else(|| self.repository.values().find(|section| section.url == address))
+    }
+
     /// What to keep of a cluster; what `options` say wins.
     pub(super) fn retention(&self, cluster: &ClusterName, options: RetentionSection) -> RetentionSection {
         let of_cluster = self.cluster(cluster).map(|section| section.retention).unwrap_or_default();
         options.or(of_cluster).or(self.retention)
     }
+}
+
+/// Whether a setting of an object store is one that nobody else is to read, going by its name.
+pub(super) fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["secret", "token", "sas", "password", "account_key", "service_account_key", "access_key"]
+        .iter()
+        .any(|word| key.contains(word))
+        && !key.ends_with("access_key_id")
+        && !key.ends_with("file")
 }
 
 #[cfg(test)]
@@ -208,6 +254,8 @@ mod tests {
     const SAMPLE: &str = r#"
         [repository.vault]
         url = "/backup/vault"
+        key_file = "/etc/vault.key"
+        options = { region = "eu-1" }
         [repository.spare]
         url = "file:///backup/spare"
         [retention]
@@ -251,6 +299,22 @@ mod tests {
         assert_eq!(rules(&main, RetentionSection::new(Some(5), None, None)), expected(5, Some(14 * 86_400)));
         assert_eq!(found.retention(&main, none).grace(), GRACE);
         assert_eq!(found.only_cluster(), None);
+        for given in [None, Some("vault"), Some("/backup/vault")] {
+            let section = found.repository(given, Some(&main)).expect("configured");
+            assert_eq!(section.key_file.as_deref(), Some(Path::new("/etc/vault.key")));
+            assert_eq!(section.options["region"].get_ref(), "eu-1");
+        }
+        assert!(found.repository(Some("/elsewhere"), Some(&main)).is_none());
+        for (key, secret) in [
+            ("secret_access_key", true),
+            ("token", true),
+            ("account_key", true),
+            ("access_key_id", false),
+            ("endpoint", false),
+            ("web_identity_token_file", false),
+        ] {
+            assert_eq!(is_secret(key), secret, "{key}");
+        }
         let one = Configuration::parse("[repository.a]\nurl = '/r'\n[cluster.main]\n", true).expect("valid");
         assert_eq!((one.only_cluster(), one.address(None, None).expect("one")), (Some(&main), "/r"));
         let refused = Configuration::default().address(None, None).expect_err("none").to_string();
@@ -263,6 +327,11 @@ mod tests {
             ("\n\nretain = 3", &["line 3", "unknown field `retain`"][..]),
             ("[repository.a]\nurl = '/r'\nkeyfile = 'x'", &["line 3", "unknown field `keyfile`"]),
             ("[repository.a]\n", &["line 1", "missing field `url`"]),
+            ("[repository.a]\nurl = '/r'\nkey_file = 'x'\npassphrase_file = 'y'", &["\"a\"", "expected one"]),
+            (
+                "[repository.a]\nurl = 's3://b'\n[repository.a.options]\nsecret_access_key = 'x'",
+                &["line 4", "secret_access_key", "0600"],
+            ),
             ("[cluster.main]\nport = 1", &["line 2", "unknown field `port`"]),
             ("[cluster.'a/b']\n", &["line 1", "invalid cluster name"]),
             ("[cluster.main]\n\nrepository = 'a'", &["line 3", "repository \"a\", which is not configured"]),

@@ -18,7 +18,7 @@ use crate::stop::Stop;
 /// Remove the backups of a repository that are not to be kept any more
 ///
 /// A backup stays where any rule keeps it, and the newest one always does. Without a rule all backups stay, and only what
-/// dead runs have left is removed.
+/// dead runs have left is removed, and WAL from before the oldest backup.
 #[derive(Debug, Args)]
 pub(super) struct ExpireArgs {
     #[command(flatten)]
@@ -116,6 +116,12 @@ fn words(reports: &[ExpireReport], dry_run: bool, staged: u64) -> String {
             let _ = write!(text, "; unneeded and left: {young} too young, {leased} of runs under way");
         }
         text.push('\n');
+        if let Some(run) = &expired.wal.waits_for {
+            let _ = writeln!(text, "  {:<12} all kept while {run} is under way", "WAL");
+        } else if let Some(first) = &expired.wal.kept_from {
+            let (files, bytes) = (expired.wal.files, human_bytes(expired.wal.bytes));
+            let _ = writeln!(text, "  {:<12} {files} files {gone}, {bytes}; kept from {first} on", "WAL");
+        }
         for run in &expired.dead {
             let _ = writeln!(text, "  {:<12} {run} cannot commit any more", "given up");
         }

@@ -24,7 +24,7 @@ pub(super) struct InitArgs {
 
 impl InitArgs {
     fn make(&self) -> anyhow::Result<Value> {
-        let secret = match self.repository.secret()? {
+        let secret = match self.repository.secret(None)? {
             Some(_) if self.ask_passphrase => bail!(
                 "a key is given, and a passphrase is to be asked for, expected one\n\
                  HINT: leave --ask-passphrase out, or the key; `pgstrata key add` adds the other."

@@ -46,17 +46,19 @@ impl KeyOptions {
 
 impl KeyOptions {
     /// The options with which another process, in another folder and environment, finds the same key: its file's whole
-    /// path. A passphrase that the environment holds has none.
-    pub(super) fn words(&self) -> anyhow::Result<Vec<String>> {
-        let (option, path) = match (&self.key_file, &self.passphrase_file) {
-            (Some(path), _) => ("--key-file", path.clone()),
-            (None, Some(path)) => ("--passphrase-file", path.clone()),
-            (None, None) => match variable("PGSTRATA_KEY_FILE") {
-                Some(path) => ("--key-file", path.into()),
-                None => return Ok(Vec::new()),
+    /// path. A passphrase that the environment holds has none; `configured` is what the configuration file names.
+    pub(super) fn words(&self, configured: [Option<&Path>; 2]) -> anyhow::Result<Vec<String>> {
+        let variable = variable("PGSTRATA_KEY_FILE").map(PathBuf::from);
+        let (option, path) = match (self.key_file.as_deref(), self.passphrase_file.as_deref()) {
+            (Some(path), _) => ("--key-file", path),
+            (None, Some(path)) => ("--passphrase-file", path),
+            (None, None) => match (variable.as_deref(), configured) {
+                (Some(path), _) | (None, [Some(path), _]) => ("--key-file", path),
+                (None, [None, Some(path)]) => ("--passphrase-file", path),
+                (None, [None, None]) => return Ok(Vec::new()),
             },
         };
-        let whole = std::path::absolute(&path)?.into_os_string().into_string();
+        let whole = std::path::absolute(path)?.into_os_string().into_string();
         let whole = whole.map_err(|path| {
             let path = Path::new(&path).display().to_string();
             anyhow!("the path of the key is no text: \"{path}\"\nHINT: move it.")

@@ -160,7 +160,7 @@ fn restore_command(
         anyhow!("the path of this program is no text: \"{}\"\nHINT: move it.", program.display())
     })?;
     let mut words = vec![program.to_owned(), "wal".into(), "get".into()];
-    words.extend(repository.words(address)?);
+    words.extend(repository.words(address, cluster)?);
     words.extend(["--cluster".into(), cluster.to_string()]);
     let words: Vec<String> = words.iter().map(|word| shell_word(word)).collect();
     Ok(format!("{} %f \"%p\"", words.join(" ")))

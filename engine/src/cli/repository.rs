@@ -9,8 +9,8 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::configuration::Configuration;
-use super::key_options::{KeyOptions, ask, may_ask};
+use super::configuration::{Configuration, is_secret};
+use super::key_options::{KeyOptions, ask, from_files, may_ask};
 use super::message;
 use super::plain::plain;
 use super::progress::{human_bytes, print_json};
@@ -52,35 +52,59 @@ impl RepositoryArgs {
     pub(super) fn store_of(&self, cluster: Option<&ClusterName>) -> anyhow::Result<Arc<dyn Store>> {
         let configuration = self.configuration()?;
         let address = configuration.address(self.repo.as_deref(), cluster)?;
-        let options: Vec<_> =
-            self.store_option.iter().map(|StoreOption { key, value }| (key.clone(), value.clone())).collect();
+        let section = configuration.repository(self.repo.as_deref(), cluster);
+        let configured = section.into_iter().flat_map(|section| &section.options);
+        // The last of a name counts.
+        let options: Vec<_> = configured
+            .map(|(key, value)| (key.clone(), value.get_ref().clone()))
+            .chain(self.store_option.iter().map(|StoreOption { key, value }| (key.clone(), value.clone())))
+            .collect();
         Ok(open_store(address, &options)?)
     }
 
-    /// The key that is given, if any.
-    pub(super) fn secret(&self) -> anyhow::Result<Option<Secret>> {
-        self.key.secret()
+    /// The key that is given: by options, else by the environment, else by the configuration file.
+    pub(super) fn secret(&self, cluster: Option<&ClusterName>) -> anyhow::Result<Option<Secret>> {
+        if let Some(secret) = self.key.secret()? {
+            return Ok(Some(secret));
+        }
+        let configuration = self.configuration()?;
+        match configuration.repository(self.repo.as_deref(), cluster) {
+            Some(section) => from_files(section.key_file.as_deref(), section.passphrase_file.as_deref()),
+            None => Ok(None),
+        }
     }
 
     /// The key that is given; else, where there is somebody to ask, a passphrase.
     pub(super) fn secret_or_ask(&self) -> anyhow::Result<Option<Secret>> {
-        match self.secret()? {
+        match self.secret(None)? {
             None if may_ask() => Ok(Some(ask()?)),
             secret => Ok(secret),
         }
     }
 
     /// The options with which another run comes to the same repository at `address`. No secret is among them: of keys
-    /// only files are named.
-    pub(super) fn words(&self, address: &str) -> anyhow::Result<Vec<String>> {
+    /// only files are named, and of an object store's settings those that nobody needs to hide.
+    pub(super) fn words(&self, address: &str, cluster: &ClusterName) -> anyhow::Result<Vec<String>> {
+        let configuration = self.configuration()?;
+        let section = configuration.repository(self.repo.as_deref(), Some(cluster));
         let mut words = vec!["--repo".into(), address.to_owned()];
-        words.extend(self.key.words()?);
+        let files = section.map_or([None, None], |section| {
+            [section.key_file.as_deref(), section.passphrase_file.as_deref()]
+        });
+        words.extend(self.key.words(files)?);
+        let configured = section.into_iter().flat_map(|section| &section.options);
+        let options = configured
+            .map(|(key, value)| (key.as_str(), value.get_ref().as_str()))
+            .chain(self.store_option.iter().map(|StoreOption { key, value }| (key.as_str(), value.as_str())));
+        for (key, value) in options.filter(|(key, _)| !is_secret(key)) {
+            words.extend(["--store-option".into(), format!("{key}={value}")]);
+        }
         Ok(words)
     }
 
     /// Opens the repository of a cluster's backups. Asks for a passphrase where one is needed and can be asked for.
     pub(super) fn open_of(&self, cluster: Option<&ClusterName>) -> anyhow::Result<Repository> {
-        let secret = self.secret()?;
+        let secret = self.secret(cluster)?;
         let key = match &secret {
             Some(secret) => KeySource::Given(secret),
             None if may_ask() => KeySource::Ask(&ask),

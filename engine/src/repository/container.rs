@@ -125,6 +125,8 @@ pub struct Frame {
     pub kind: FrameKind,
     /// How it is compressed.
     pub codec: Codec,
+    /// CRC-32C of the bytes as they are stored. Some bits of what compressors write carry nothing; none is to change unseen.
+    pub crc: u32,
     /// BLAKE3 of the plain bytes.
     pub hash: Hash,
 }
@@ -287,7 +289,8 @@ impl ContainerBuilder {
         let number = length(self.frames.len());
         let (codec, bytes) = encoder.encode(plain, self.cipher.as_ref().map(|cipher| (cipher, number)))?;
         let (stored, plain) = (length(bytes.len()), length(plain.len()));
-        self.frames.push(Frame { offset: self.position, stored, plain, kind, codec, hash });
+        let crc = crc32c::crc32c(bytes);
+        self.frames.push(Frame { offset: self.position, stored, plain, kind, codec, crc, hash });
         self.position += u64::from(stored);
         Ok((number, bytes))
     }
@@ -300,7 +303,8 @@ impl ContainerBuilder {
             bytes.extend_from_slice(&frame.offset.to_le_bytes());
             bytes.extend_from_slice(&frame.stored.to_le_bytes());
             bytes.extend_from_slice(&frame.plain.to_le_bytes());
-            bytes.extend_from_slice(&[frame.kind as u8, frame.codec as u8, 0, 0, 0, 0, 0, 0]);
+            bytes.extend_from_slice(&[frame.kind as u8, frame.codec as u8, 0, 0]);
+            bytes.extend_from_slice(&frame.crc.to_le_bytes());
             bytes.extend_from_slice(&frame.hash);
         }
         let frames = length(self.frames.len());
@@ -431,14 +435,15 @@ pub(super) fn decode_footer(
         if offset != next || plain == 0 || !bounded {
             return Err(damaged(format!("frame {number} has impossible bounds in the footer")));
         }
-        let reserved = entry[18..24] != [0; 6];
+        let reserved = entry[18..20] != [0; 2];
         let (Some(kind), Some(codec), false) =
             (FrameKind::from_byte(entry[16]), Codec::from_byte(entry[17]), reserved)
         else {
             let what = format!("frame {number} is of kind {} and codec {}", entry[16], entry[17]);
             return Err(RepositoryError::unknown(object, what));
         };
-        frames.push(Frame { offset, stored, plain, kind, codec, hash: field(&entry[24..]) });
+        let (crc, hash) = (u32::from_le_bytes(field(&entry[20..24])), field(&entry[24..]));
+        frames.push(Frame { offset, stored, plain, kind, codec, crc, hash });
         next += u64::from(stored);
     }
     if next != trailer.footer {

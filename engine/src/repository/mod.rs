@@ -70,8 +70,8 @@ pub use place::{BackupChoice, Repository};
 pub use records::{BLOCK, BadRecord, EXTENTS_MAX, Extent, FileRecord, FolderRecord, PackRecord};
 pub use remote::RemoteStore;
 pub use retention::{
-    ExpireConfig, ExpireReport, Expired, KeptBackup, Lease, LeaseHolder, LeaseSummary, Pin, PinSummary,
-    Purpose, Reason, RemovedBackup, RetentionRules, Standing, expire, pin, pins, unpin,
+    ExpireConfig, ExpireReport, Expired, ExpiredWal, KeptBackup, Lease, LeaseHolder, LeaseSummary, Pin,
+    PinSummary, Purpose, Reason, RemovedBackup, RetentionRules, Standing, expire, pin, pins, unpin,
 };
 pub use reuse::{Reuse, ReuseConfig, ReuseFrom, ReuseReader};
 pub use sealing::Sealing;

@@ -81,6 +81,12 @@ impl Writer {
         Self { schema, seed: number, shared, thread: Some(thread) }
     }
 
+    /// Whether it writes no more, because it could not.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// How many transactions are known to be committed: a backup that starts now must hold them all.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {

@@ -17,6 +17,7 @@ use super::lease::{Lease, LeaseHolder, Purpose, holder, leases};
 use super::pin::{Pin, pins};
 use super::rules::{Candidate, Reason, RetentionRules, decide};
 use super::sweep::{plan, sweep};
+use super::wal::{ExpiredWal, expire_wal};
 use crate::failure::Failure;
 use crate::stop::Stop;
 
@@ -70,6 +71,8 @@ pub struct Expired {
     pub packs_leased: u64,
     /// Backups under way that stopped renewing their leases: they can never commit.
     pub dead: Vec<String>,
+    /// WAL that no backup needs any more.
+    pub wal: ExpiredWal,
 }
 
 /// A backup that stays.
@@ -143,7 +146,8 @@ impl Run<'_> {
         let (gone, waiting) = part(going, &survey, &pins, now);
         let gone_ids: HashSet<_> = gone.iter().copied().collect();
         let swept = plan(self.repository, self.cluster, &survey.alive, (now, self.grace), &gone_ids)?;
-        Ok(self.report(decision.kept, gone, waiting, swept, &[]))
+        let wal = expire_wal(self.repository, self.cluster, (now, self.grace), Some(&gone), self.stop)?;
+        Ok(self.report(decision.kept, gone, waiting, (swept, wal), &[]))
     }
 
     fn expire(&self) -> Result<Expired, Failure> {
@@ -187,10 +191,11 @@ impl Run<'_> {
             repository.store().sync_folder(&cluster.backups())?;
         }
         let swept = sweep(repository, cluster, &own, self.grace, &mut broken, self.stop)?;
+        let wal = expire_wal(repository, cluster, (now, self.grace), None, self.stop)?;
         let there = repository.backups(cluster)?;
         let over = pins.iter().filter(|pin| !pin.holds(now) || there.binary_search(&pin.backup).is_err());
         repository.store().remove(&over.map(|pin| pin.object.clone()).collect::<Vec<_>>())?;
-        Ok(self.report(decision.kept, gone, waiting, swept, &broken))
+        Ok(self.report(decision.kept, gone, waiting, (swept, wal), &broken))
     }
 
     fn go_on(&self) -> Result<(), Failure> {
@@ -227,7 +232,7 @@ impl Run<'_> {
         kept: Vec<KeptBackup>,
         gone: Vec<BackupId>,
         waiting: BTreeMap<BackupId, String>,
-        swept: super::sweep::Swept,
+        (swept, wal): (super::sweep::Swept, ExpiredWal),
         broken: &[LeaseHolder],
     ) -> Expired {
         let gone = gone.into_iter();
@@ -244,6 +249,7 @@ impl Run<'_> {
             packs_young: swept.young,
             packs_leased: swept.leased,
             dead: broken.iter().map(LeaseHolder::run).collect(),
+            wal,
         }
     }
 }

@@ -16,6 +16,7 @@ mod probe;
 mod reading;
 mod rules;
 mod sweep;
+mod wal;
 
 pub(super) use condemn::{Marks, is_fenced, survey};
 pub use expire::{ExpireConfig, ExpireReport, Expired, KeptBackup, RemovedBackup, expire};
@@ -23,3 +24,4 @@ pub(super) use lease::leases;
 pub use lease::{Lease, LeaseHolder, LeaseSummary, Purpose};
 pub use pin::{Pin, PinSummary, Standing, pin, pins, unpin};
 pub use rules::{Reason, RetentionRules};
+pub use wal::ExpiredWal;
