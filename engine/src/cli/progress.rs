@@ -89,8 +89,11 @@ fn draw(show: Show, verbose: bool, progress: &Progress, bar: &ProgressBar, ended
         let over = ended.recv_timeout(pause) != Err(RecvTimeoutError::Timeout);
         let bytes = progress.bytes.load(Ordering::Relaxed);
         // The estimate is from the start; a cluster that grew meanwhile is not more than done.
+        let arrived = matches!(progress.phase(), Phase::Settling | Phase::WaitingForWal | Phase::Finishing);
         let estimate = match progress.estimate.load(Ordering::Relaxed) {
             0 => 0,
+            // Nor was there more than has come, once all has.
+            _ if arrived => bytes,
             estimate => estimate.max(bytes),
         };
         match show {

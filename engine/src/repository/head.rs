@@ -1,7 +1,7 @@
 //! A repository's head: what it is, and who may open it. The head of the highest number counts.
 //!
 //! A head is readable by everybody, for it is read before there is a key. What it says of keys is believed once its
-//! seal is right, which takes the newest data key.
+//! seal is right, which takes all of its data keys.
 
 use super::codec::FrameDecoder;
 use super::container::{FrameKind, ObjectKind, RepositoryId};
@@ -13,8 +13,13 @@ use super::object_writer::ObjectWriter;
 use super::sealing::Sealing;
 use super::secret::{PASSPHRASE_METHOD, Secret};
 use super::store::Store;
-use super::summary::{HeadSummary, parse};
+use super::summary::{HeadSummary, KeySlot, parse};
 use crate::failure::Failure;
+
+/// Recipients of a repository.
+pub(super) const SLOTS_MAX: usize = 16;
+/// Data keys of a repository, old ones included.
+pub(super) const DATA_KEYS_MAX: usize = 200;
 
 /// What to open a repository with.
 #[derive(Clone, Copy)]
@@ -68,7 +73,13 @@ impl Head {
         };
         let sealed = frame(&object, FrameKind::Summary)?;
         let sealed = sealed.ok_or_else(|| RepositoryError::damaged(&name, "it has no summary"))?;
-        let summary = parse(&sealed, &name)?;
+        let summary: HeadSummary = parse(&sealed, &name)?;
+        // Nobody is to work for hours on what is not known to be authentic yet.
+        let many_keys = |slot: &KeySlot| slot.data_keys.len() > DATA_KEYS_MAX;
+        if summary.key_slots.len() > SLOTS_MAX || summary.key_slots.iter().any(many_keys) {
+            let what = format!("expected at most {SLOTS_MAX} key slots of {DATA_KEYS_MAX} data keys each");
+            return Err(RepositoryError::damaged(&name, what).into());
+        }
         let seal = frame(&object, FrameKind::Seal)?;
         Ok(Some(Self { number, repository: object.repository(), summary, sealed, seal }))
     }
@@ -137,13 +148,11 @@ impl Head {
                 RepositoryError::damaged(self.name(), format!("key slot {slot}: {what}"))
             }
         })?;
-        let (_, newest) = opened.data_keys.last_key_value().expect("a slot that opens has data keys");
         let seal = self.seal.as_deref().unwrap_or_default();
-        if key_slots::is_sealed(newest, &self.repository, &self.name(), &self.sealed, seal) {
+        if key_slots::is_sealed(&opened.data_keys, &self.repository, &self.name(), &self.sealed, seal) {
             return Ok(opened);
         }
-        let what =
-            "its seal is not authentic: it was changed by somebody who does not have the newest data key";
+        let what = "its seal is not authentic: it was changed by somebody who does not have its data keys";
         Err(RepositoryError::damaged(self.name(), what).into())
     }
 
@@ -183,8 +192,8 @@ pub(super) fn publish(
     let mut object = ObjectWriter::begin_with(store, ObjectKind::Head, &name, &Sealing::none(repository))?;
     let text = serde_json::to_vec(summary).expect("a summary is JSON");
     object.frame(FrameKind::Summary, &text)?;
-    if let Some((_, newest)) = opened.and_then(|opened| opened.data_keys.last_key_value()) {
-        object.frame(FrameKind::Seal, &key_slots::seal(newest, &repository, &name, &text))?;
+    if let Some(opened) = opened {
+        object.frame(FrameKind::Seal, &key_slots::seal(&opened.data_keys, &repository, &name, &text))?;
     }
     Ok(object.publish()?.is_some())
 }

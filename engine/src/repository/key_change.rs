@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::cipher::Key;
 use super::error::RepositoryError;
-use super::head::{Head, numbers, publish};
+use super::head::{DATA_KEYS_MAX, Head, SLOTS_MAX, numbers, publish};
 use super::key_slots::{self, Opened};
 use super::names::head;
 use super::place::now;
@@ -18,9 +18,6 @@ use super::store::Store;
 use super::summary::{HeadSummary, KeySlot};
 use crate::failure::Failure;
 
-/// The most recipients, and the most data keys: what a head holds of each is bounded.
-const SLOTS_MAX: usize = 16;
-const DATA_KEYS_MAX: usize = 200;
 /// Bytes of a label.
 const LABEL_MAX: usize = 64;
 

@@ -219,26 +219,33 @@ pub(super) fn open(
     Err(NotOpened::NoSlot)
 }
 
-/// The seal of a head: only who has the newest data key can make it.
-pub(super) fn seal(newest: &Key, repository: &RepositoryId, name: &str, summary: &[u8]) -> [u8; 32] {
-    let tag = hmac::sign(&seal_key(newest, repository), &[name.as_bytes(), b"\0", summary].concat());
+/// The seal of a head: only who has all of its data keys can make it. So a recipient who was removed makes none that
+/// keeps the keys which came after, and one without them is found out by the objects that they sealed.
+pub(super) fn seal(
+    data_keys: &BTreeMap<u32, Key>,
+    repository: &RepositoryId,
+    name: &str,
+    summary: &[u8],
+) -> [u8; 32] {
+    let tag = hmac::sign(&seal_key(data_keys, repository), &[name.as_bytes(), b"\0", summary].concat());
     tag.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// Whether a head's seal is right.
 pub(super) fn is_sealed(
-    newest: &Key,
+    data_keys: &BTreeMap<u32, Key>,
     repository: &RepositoryId,
     name: &str,
     summary: &[u8],
     found: &[u8],
 ) -> bool {
     let message = [name.as_bytes(), b"\0", summary].concat();
-    hmac::verify(&seal_key(newest, repository), &message, found).is_ok()
+    hmac::verify(&seal_key(data_keys, repository), &message, found).is_ok()
 }
 
-fn seal_key(newest: &Key, repository: &RepositoryId) -> hmac::Key {
-    let key = Key::derive(newest.bytes(), repository, &[HEAD_SEAL]);
+fn seal_key(data_keys: &BTreeMap<u32, Key>, repository: &RepositoryId) -> hmac::Key {
+    let all: Zeroizing<Vec<u8>> = Zeroizing::new(data_keys.values().flat_map(|key| *key.bytes()).collect());
+    let key = Key::derive(&all, repository, &[HEAD_SEAL]);
     hmac::Key::new(hmac::HMAC_SHA256, key.bytes())
 }
 

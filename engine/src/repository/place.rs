@@ -23,6 +23,8 @@ use crate::failure::Failure;
 pub struct Repository {
     store: Arc<dyn Store>,
     sealing: Sealing,
+    /// The number of the head that it was opened by.
+    head: u32,
 }
 
 /// Which backup is meant.
@@ -90,7 +92,7 @@ impl Repository {
             Some(opened) => Sealing::with(id, opened.data_keys),
             None => Sealing::none(id),
         };
-        Ok(Self { store, sealing })
+        Ok(Self { store, sealing, head: 0 })
     }
 
     /// Opens a repository that is not encrypted.
@@ -114,7 +116,21 @@ impl Repository {
             return Err(RepositoryError::new(address, "there is no repository", hint).into());
         };
         let sealing = head.open(&address, key)?;
-        Ok(Self { store, sealing })
+        Ok(Self { store, sealing, head: head.number })
+    }
+
+    /// Refuses to go on where the keys were changed since it was opened: what is written now would be for those who
+    /// could read it then.
+    ///
+    /// # Errors
+    /// Where they were, or that cannot be found out.
+    pub fn check_keys(&self) -> Result<(), Failure> {
+        if self.sealing.keys().is_none() || head::numbers(&*self.store)?.last() == Some(&self.head) {
+            return Ok(());
+        }
+        let what = "the repository's keys have been changed since this process opened it";
+        let hint = "start it again, with a key of the repository as it is now; it goes on where it stopped.";
+        Err(RepositoryError::new(self.store.address(), what, hint).into())
     }
 
     /// Where its objects are.

@@ -124,6 +124,15 @@ pub(super) struct Search {
     pub(super) scratch: PathBuf,
 }
 
+/// Whether a failure is one of the backup and not of the search: it must not go on sealing with a key that was replaced.
+pub(super) fn ends(failure: &Failure) -> bool {
+    match failure {
+        Failure::Stopped => true,
+        Failure::Repository(error) => error.is_foreign,
+        _ => false,
+    }
+}
+
 enum Candidate {
     OfBackup(PackRecord),
     Interrupted(PackId),
@@ -136,7 +145,7 @@ impl Search {
         let mut refused = Vec::new();
         let parent = match self.parent(lease) {
             Ok(parent) => parent,
-            Err(Failure::Stopped) => return Err(Failure::Stopped),
+            Err(failure) if ends(&failure) => return Err(failure),
             Err(failure) => {
                 refused.push(failure.to_string());
                 None
@@ -235,6 +244,7 @@ impl Search {
             for opened in opened {
                 let (record, interrupted, frames) = match opened {
                     Ok(opened) => opened,
+                    Err(failure) if ends(&failure) => return Err(failure),
                     Err(failure) => {
                         refused.push(failure.to_string());
                         continue;

@@ -75,13 +75,7 @@ impl Sealing {
             (None, None) => Ok(None),
             (Some(number), Some(keys)) => match keys.0.get(&number) {
                 Some(key) => Ok(Some(ObjectCipher::new(key, prologue, object))),
-                None => {
-                    let what =
-                        format!("it is encrypted with data key {number}, which the head does not hold");
-                    let hint = "the repository's head is older than this object: have the newest \
-                                pgstrata-repository.* object back, and see that nobody removed it.";
-                    Err(RepositoryError::new(object, what, hint))
-                }
+                None => Err(RepositoryError::foreign(object, number)),
             },
             (None, Some(_)) => {
                 let what = "it is not encrypted, and its repository is: it was put in the place of another";

@@ -27,7 +27,7 @@ const PASSPHRASE_MAX: usize = 4096;
 const PASSPHRASE_MIN: usize = 8;
 
 /// What Argon2id may be asked for, by whoever wrote the head.
-const MEMORY_KIB: std::ops::RangeInclusive<u32> = 8 << 10..=1 << 20;
+const MEMORY_KIB: std::ops::RangeInclusive<u32> = 8 << 10..=256 << 10;
 const PASSES: std::ops::RangeInclusive<u32> = 1..=16;
 const LANES: std::ops::RangeInclusive<u32> = 1..=16;
 

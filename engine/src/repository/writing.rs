@@ -27,7 +27,7 @@ use super::pack_ledger::PackLedger;
 use super::place::{Repository, now};
 use super::records::FolderRecord;
 use super::retention::{Lease, Purpose, is_fenced};
-use super::reuse::{Reuse, ReuseConfig, ReuseFrom, Reused, Search};
+use super::reuse::{Reuse, ReuseConfig, ReuseFrom, Reused, Search, ends};
 use super::store::{PackPlace, Requests, Uploads};
 use super::summary::{BackupSummary, DatabaseSummary, TablespaceSummary};
 use crate::buffer::BufferPool;
@@ -488,6 +488,10 @@ fn search(
                 None
             }
             Err(Failure::Stopped) => None,
+            Err(failure) if ends(&failure) => {
+                stop.throw(failure);
+                None
+            }
             // The backup is as good without it.
             Err(failure) => Some(failure),
         }

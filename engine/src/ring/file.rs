@@ -4,7 +4,7 @@
 //! failed, no sync of it succeeds any more, because the kernel reports a lost page only once.
 
 use super::mode::IoMode;
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -42,12 +42,21 @@ impl DiskFile {
         Self::open(directory.as_fd(), name, flags, Mode::from_bits_truncate(permissions), mode)
     }
 
-    /// Opens `name` in `directory` for reading; a symbolic link in its last component is refused.
+    /// Opens the regular file `name` in `directory` for reading; a symbolic link in its last component is refused, and
+    /// so is anything else, with kind `InvalidInput`, and without waiting for whoever is at the other end of a pipe.
     ///
     /// # Errors
     /// What opening failed with.
     pub fn open_read(directory: impl AsFd, name: impl rustix::path::Arg, mode: IoMode) -> io::Result<Self> {
-        Self::open(directory.as_fd(), name, OFlags::RDONLY, Mode::empty(), mode)
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+        let opened = rustix::fs::openat(directory, name, flags | OFlags::NONBLOCK, Mode::empty())?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode);
+        if kind != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        // A ring would not wait for reads of a file that is open like that.
+        rustix::fs::fcntl_setfl(&opened, OFlags::empty())?;
+        Self::adopt(opened, mode)
     }
 
     /// Wraps a file that is already open. With [`IoMode::Direct`] the file is taken as direct only when its

@@ -165,6 +165,7 @@ struct OpenSegment {
 
 impl StoreWriter {
     fn begin_segment(&self) -> Result<OpenSegment, Failure> {
+        self.shelf.repository.check_keys()?;
         let segment = WalSegment::containing(self.timeline, self.written, self.size);
         let segment = SegmentName::of(segment, self.size);
         Ok(OpenSegment {

@@ -12,6 +12,8 @@ use crate::failure::Failure;
 const LAST_EXCLUSIVE: u32 = 14;
 /// From this one on idle sessions can be ended by a setting.
 const FIRST_IDLE_TIMEOUT: u32 = 14;
+/// The first version with `transaction_timeout`, which counts while a checkpoint is waited for.
+const FIRST_TRANSACTION_TIMEOUT: u32 = 17;
 
 /// A SQL session on the server whose files are read.
 pub(super) struct Held {
@@ -57,7 +59,11 @@ impl Held {
         session.set_stall_limit(Some(patience));
         let major = session.server_version().major();
         let mut held = Self { session, major };
-        let idle = if major >= FIRST_IDLE_TIMEOUT { "SET idle_session_timeout = 0;" } else { "" };
+        let idle = match major {
+            FIRST_TRANSACTION_TIMEOUT.. => "SET idle_session_timeout = 0; SET transaction_timeout = 0;",
+            FIRST_IDLE_TIMEOUT.. => "SET idle_session_timeout = 0;",
+            _ => "",
+        };
         // Texts come as the server has them, whatever its encoding.
         let prepare = format!(
             "SET client_encoding = 'SQL_ASCII'; SET search_path = pg_catalog; SET statement_timeout = 0; \

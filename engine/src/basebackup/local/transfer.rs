@@ -215,11 +215,15 @@ impl Run<'_> {
                 failure => self.stop.throw(failure),
             }
         }
+        let mut all_ended = true;
         for reader in readers {
-            let _ = reader.join();
+            all_ended &= reader.join().ok().flatten().is_some();
         }
         let folders = walker.join().ok().flatten();
         self.check_stopped()?;
+        if !all_ended {
+            return Err(Failure::Stopped);
+        }
         let path = base.path.join("global/pg_control");
         let facts_of_control =
             rustix::fs::stat(&path).map_err(|error| Failure::disk("look at", &path, error))?;
@@ -229,7 +233,7 @@ impl Run<'_> {
         writing.sink.add_folders(folders, owners.into_table(), owner);
 
         // After everything else: a standby's says how far recovery must go for all of it.
-        let (control, _) = read_control(&base.path)?;
+        let (control, said) = read_control(&base.path)?;
         let sequence = numbers.count();
         self.add(writing, &mut feeder, facts, (sequence, "global/pg_control"), &control)?;
         let stopped = self.wait(runtime, held.stop())?;
@@ -237,6 +241,15 @@ impl Run<'_> {
         let label = &stopped.label;
         check_label(label, in_recovery, [start, end])?;
         if in_recovery {
+            let (point, on) = (said.min_recovery_point, said.min_recovery_timeline);
+            if point > stopped.lsn || (point.0 > 0 && on != start.timeline) {
+                return Err(Failure::Target(format!(
+                    "the control file says that recovery is consistent at {point} on timeline {on} at the earliest, \
+                     expected no later than the backup's end at {} on timeline {}\n\
+                     HINT: see that -d leads to the very server whose data directory this is, and take the backup again.",
+                    stopped.lsn, start.timeline
+                )));
+            }
             let timeline = self.wait(runtime, held.recovery_timeline())?;
             if timeline != end.timeline {
                 return Err(Failure::Target(format!(

@@ -212,3 +212,42 @@ fn heads_that_are_left_are_removed_by_the_next_change() {
     rotate(&*store, &one).expect("rotated");
     assert_eq!(heads(&*store), [2]);
 }
+
+#[test]
+fn a_recipient_who_was_removed_makes_no_head_that_others_take() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let store: Arc<dyn Store> = Arc::new(LocalStore::new(scratch.path().join("r")));
+    let [one, two] = ["one", "two"].map(|name| secret(scratch.path(), name));
+    Repository::init_for(Arc::clone(&store), Some((&one, ""))).expect("made");
+    add_recipient(&*store, &one, &two, "").expect("added");
+    let known = Head::read(&*store).expect("read").expect("there").unlock("r", &two).expect("a recipient");
+    remove_recipient(&*store, &one, 2).expect("removed");
+    open(&store, &one).expect("opens").claim_identity(&cluster("a"), 7).expect("free");
+
+    // A data key of his own for everybody, which takes nothing but what he kept and what everybody can read.
+    let there = Head::read(&*store).expect("read").expect("there");
+    let (own, repository) = (Key::new([9; 32]), there.repository);
+    for drops in [false, true] {
+        let mut summary = there.summary.clone();
+        if drops {
+            summary.key_slots.iter_mut().for_each(|slot| slot.data_keys.retain(|key| key.number == 1));
+        }
+        key_slots::give(&mut summary.key_slots, &repository, &known.repository_key, (3, &own))
+            .expect("given");
+        let mut data_keys = known.data_keys.clone();
+        data_keys.insert(3, own.clone());
+        let opened = Opened { slot: 1, repository_key: known.repository_key.clone(), data_keys };
+        let number = there.number + 1;
+        assert!(publish(&*store, number, repository, &summary, Some(&opened)).expect("published"));
+        match open(&store, &one) {
+            Err(refused) => assert!(!drops && refused.contains("its seal is not authentic"), "{refused}"),
+            // Without the key that came after him it is told by what that key sealed.
+            Ok(found) => {
+                let refused = found.identity(&cluster("a")).expect_err("sealed with key 2").to_string();
+                assert!(drops && refused.contains("data key 2, which the head does not hold"), "{refused}");
+            }
+        }
+        store.remove(&[head(number)]).expect("removed");
+    }
+    open(&store, &one).expect("nothing is lost");
+}

@@ -134,8 +134,8 @@ pub(in super::super) fn is_fenced(
 ) -> Result<bool, Failure> {
     match ObjectReader::open(repository, &cluster.manifest(backup), ObjectKind::Fence) {
         Ok(found) => Ok(found.is_some()),
-        // Whatever it is, it is no fence.
-        Err(Failure::Repository(_)) => Ok(false),
+        // Whatever it is, it is no fence; but what cannot be opened may be one.
+        Err(Failure::Repository(error)) if !error.is_foreign => Ok(false),
         Err(failure) => Err(failure),
     }
 }

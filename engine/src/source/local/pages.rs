@@ -82,8 +82,27 @@ impl PageGuard {
         let skipped = usize::try_from(place - begin).unwrap_or(0);
         let length = (skipped + PAGE_SIZE).next_multiple_of(file.alignment());
         let buffer = &mut self.scratch.as_mut_slice()[..length];
-        let read = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, begin))?;
-        Ok(buffer[..read].get(skipped..skipped + PAGE_SIZE).and_then(|page| page.try_into().ok()))
+        let mut read = 0;
+        while read < skipped + PAGE_SIZE {
+            let from = begin + read as u64;
+            match rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut buffer[read..], from))? {
+                0 => break,
+                more => read += more,
+            }
+            // Past the page cache a file's end is the only place for less, and nothing behind it can be asked for.
+            if read % file.alignment() != 0 {
+                break;
+            }
+        }
+        match buffer[..read].get(skipped..skipped + PAGE_SIZE) {
+            Some(page) => Ok(page.try_into().ok()),
+            // A part of a page is no cut file, which ends between pages: a read that failed half-way shows as this.
+            None if read <= skipped => Ok(None),
+            None => Err(std::io::Error::other(format!(
+                "found {} bytes of the page at {place}, expected {PAGE_SIZE}",
+                read - skipped
+            ))),
+        }
     }
 }
 

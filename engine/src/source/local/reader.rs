@@ -351,6 +351,8 @@ fn open(found: &Found, mode: IoMode, owners: &mut Owners) -> Result<Option<OpenF
         Err(error) => match Errno::from_io_error(&error) {
             Some(Errno::NOENT) => return Ok(None),
             Some(error) => return Err(failed("open", error)),
+            // What took a file's name meanwhile is none, as what has gone is none.
+            None if error.kind() == std::io::ErrorKind::InvalidInput => return Ok(None),
             None => return Err(Failure::disk("open", found.folder.path.join(name), error)),
         },
     };
