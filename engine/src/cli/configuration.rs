@@ -138,8 +138,10 @@ impl Configuration {
     /// `open`: whether others than its owner may read it.
     fn parse(text: &str, open: bool) -> anyhow::Result<Self> {
         let found: Self = toml::from_str(text).map_err(|error| {
-            let text = error.to_string();
-            anyhow!("{}\nHINT: docs/operations.md has all that it may say.", text.trim_end())
+            // Not the line itself, which may hold a password.
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let what = error.message().trim_end();
+            anyhow!("line {line}: {what}\nHINT: docs/operations.md has all that it may say.")
         })?;
         let line = |span: std::ops::Range<usize>| text[..span.start].matches('\n').count() + 1;
         for (name, section) in &found.repository {

@@ -187,6 +187,12 @@ fn hold_all(
     warnings.append(&mut told.into_inner());
     let marks = Marks::list(repository, cluster)?;
     let there = repository.backups(cluster)?;
+    for backup in there.iter().filter(|backup| marks.contains(**backup)) {
+        warnings.push(format!(
+            "backup {backup} was not verified: it is marked for removal\n\
+             HINT: `pgstrata expire` removes it, or the mark, with its next run."
+        ));
+    }
     let stays = |backup: &BackupId| !marks.contains(*backup) && there.binary_search(backup).is_ok();
     Ok(backups.into_iter().filter(stays).collect())
 }

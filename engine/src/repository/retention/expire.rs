@@ -8,6 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 
+use super::super::codec::FrameDecoder;
 use super::super::error::RepositoryError;
 use super::super::manifest::Manifest;
 use super::super::names::{BackupId, ClusterName};
@@ -162,8 +163,9 @@ impl Run<'_> {
             let hint = "wait for it. Where that process is gone, its lease ends by itself within 15 minutes.";
             return Err(RepositoryError::new(format!("cluster \"{cluster}\""), what, hint).into());
         }
+        let there = repository.backups(cluster)?;
         for dead in Marks::list(repository, cluster)?.dead() {
-            if repository.backups(cluster)?.contains(&dead) {
+            if there.binary_search(&dead).is_ok() {
                 acquit(repository, cluster, dead)?;
             }
         }
@@ -171,6 +173,9 @@ impl Run<'_> {
         let now = first.now.min(local_now());
         let decision = self.decide(&pins(repository, cluster)?, now)?;
         let (going, mut waiting) = part(decision.going, &first, &[], now);
+        if !going.is_empty() {
+            self.check_kept(&decision.kept)?;
+        }
         for backup in going {
             mark(repository, cluster, backup, Mark::Condemned)?;
         }
@@ -196,6 +201,21 @@ impl Run<'_> {
         let over = pins.iter().filter(|pin| !pin.holds(now) || there.binary_search(&pin.backup).is_err());
         repository.store().remove(&over.map(|pin| pin.object.clone()).collect::<Vec<_>>())?;
         Ok(self.report(decision.kept, gone, waiting, (swept, wal), &broken))
+    }
+
+    /// Reads every frame of the manifests that stay: nothing goes for the sake of one that is damaged.
+    fn check_kept(&self, kept: &[KeptBackup]) -> Result<(), Failure> {
+        for kept in kept {
+            let Ok(backup) = kept.backup.parse() else { continue };
+            if let Some((object, _)) = Manifest::open_summary(self.repository, self.cluster, backup)? {
+                let mut decoder = FrameDecoder::new().map_err(|error| Failure::Target(error.to_string()))?;
+                for (number, _) in (0..).zip(object.frames()) {
+                    self.go_on()?;
+                    object.frame(number, &mut Vec::new(), &mut decoder)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn go_on(&self) -> Result<(), Failure> {
@@ -278,7 +298,8 @@ fn part(
 fn clear_staging(repository: &Repository, grace: u64) -> Result<u64, Failure> {
     let (store, now) = (repository.store(), local_now());
     for cluster in repository.clusters()? {
-        if leases(repository, &cluster)?.iter().any(|lease| lease.is_alive(now)) {
+        // Whose clock is right is not asked: a dead run's lease is removed by the next `expire`.
+        if !leases(repository, &cluster)?.is_empty() {
             return Ok(0);
         }
     }

@@ -1,11 +1,12 @@
 //! Mark and sweep: packs that no manifest needs.
 //!
 //! The order is the argument (docs/repository-format.md): packs are listed first, leases next, manifests last, so that a
-//! pack of a run under way is either not listed, or under a lease, or needed by a manifest that is seen. Memory: 40 bytes
-//! a pack of the store.
+//! pack of a run under way is either not listed, or under a lease, or needed by a manifest that is seen. Memory: one
+//! entry of a listing for each pack of the store.
 
 use std::collections::{BTreeSet, HashSet};
 
+use super::super::error::RepositoryError;
 use super::super::manifest::{Manifest, each_pack};
 use super::super::names::{BackupId, ClusterName, PackId};
 use super::super::place::Repository;
@@ -53,14 +54,21 @@ impl Packs {
         Ok(Self(packs))
     }
 
-    /// Notes what a backup needs. One that has gone meanwhile needs nothing.
+    /// Notes what a backup that was listed needs. Where it has gone meanwhile another `expire` is at work: what needed
+    /// its packs after it may not be known.
     fn mark(
         &mut self,
         repository: &Repository,
         cluster: &ClusterName,
         backup: BackupId,
     ) -> Result<(), Failure> {
-        let Some((manifest, _)) = Manifest::open_summary(repository, cluster, backup)? else { return Ok(()) };
+        let Some((manifest, _)) = Manifest::open_summary(repository, cluster, backup)? else {
+            let hint =
+                "another expire is at work; nothing was swept: start this one again once that has ended.";
+            return Err(
+                RepositoryError::new(cluster.manifest(backup), "it was listed and has gone", hint).into()
+            );
+        };
         each_pack(&manifest, |record| {
             if record.needed
                 && let Ok(place) = self.0.binary_search_by_key(&record.id, |pack| pack.id)
@@ -146,6 +154,12 @@ pub(super) fn sweep(
     // Whoever has no manifest may be about to write one, unless it was there and is removed. Nobody adopts its packs
     // from the mark on, and it commits nothing from the fence on.
     let marks = Marks::list(repository, cluster)?;
+    if backups.is_empty() && grace > 0 && writers.iter().any(|writer| !marks.contains(*writer)) {
+        let what = format!("it has packs of {} backups and no manifest", writers.len());
+        let hint = "nothing was swept: manifests may have been moved, or not be mounted. Where no backup was ever completed, \
+                    --grace 0s removes what the failed ones have left.";
+        return Err(RepositoryError::new(format!("cluster \"{cluster}\""), what, hint).into());
+    }
     writers.retain(|writer| !backups.contains(writer) && !marks.condemns(*writer));
     for writer in &writers {
         mark(repository, cluster, *writer, Mark::Dead)?;
@@ -185,7 +199,7 @@ pub(super) fn sweep(
     Ok(swept)
 }
 
-/// Removes the marks of backups of which nothing is left that anybody could rely on.
+/// Removes the marks of backups of which no pack is left. As long as others need some, the mark says whose these were.
 fn forget(
     repository: &Repository,
     cluster: &ClusterName,
@@ -193,7 +207,7 @@ fn forget(
     swept: &[usize],
 ) -> Result<(), Failure> {
     let swept: HashSet<_> = swept.iter().copied().collect();
-    let left = packs.0.iter().enumerate().filter(|(place, pack)| !pack.needed && !swept.contains(place));
+    let left = packs.0.iter().enumerate().filter(|(place, _)| !swept.contains(place));
     let left: HashSet<_> = left.map(|(_, pack)| pack.id.backup).collect();
     let marks = Marks::list(repository, cluster)?;
     let backups = repository.backups(cluster)?;
