@@ -88,12 +88,19 @@ impl PlainEnd<'_> {
         }
         for (name, content) in [("postgresql.auto.conf", &*recovery.settings), (recovery.signal, "")] {
             let path = self.base.join(name);
+            // The folder may be another's by now, who is to lead nobody elsewhere and is to be able to read them.
+            let owner =
+                fs::metadata(self.base).map_err(|error| Failure::disk("look at", self.base, error))?;
             OpenOptions::new()
                 .append(true)
                 .create(true)
                 .mode(self.file_mode)
+                .custom_flags(libc::O_NOFOLLOW)
                 .open(&path)
                 .and_then(|mut file| {
+                    if rustix::process::geteuid().is_root() {
+                        std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+                    }
                     file.write_all(content.as_bytes())?;
                     if self.sync { file.sync_all() } else { Ok(()) }
                 })

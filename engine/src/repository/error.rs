@@ -14,6 +14,8 @@ pub struct RepositoryError {
     pub hint: &'static str,
     /// Whether it is whole, for all that is known, and sealed with a data key that this process does not have.
     pub is_foreign: bool,
+    /// Whether the store did not answer as it should, so that nothing is known of the object.
+    pub is_outage: bool,
 }
 
 impl RepositoryError {
@@ -22,14 +24,14 @@ impl RepositoryError {
     pub fn damaged(object: impl fmt::Display, what: impl fmt::Display) -> Self {
         let hint = "this object is damaged; backups that need it cannot be restored whole. Check the storage, \
                     have `pgstrata verify` name all that is affected, and take a new backup.";
-        Self { object: object.to_string(), what: what.to_string(), hint, is_foreign: false }
+        Self { object: object.to_string(), what: what.to_string(), hint, is_foreign: false, is_outage: false }
     }
 
     /// Bytes of a version or kind that this program does not know.
     #[must_use]
     pub fn unknown(object: impl fmt::Display, what: impl fmt::Display) -> Self {
         let hint = "a newer pgstrata wrote this; use that version or a later one.";
-        Self { object: object.to_string(), what: what.to_string(), hint, is_foreign: false }
+        Self { object: object.to_string(), what: what.to_string(), hint, is_foreign: false, is_outage: false }
     }
 
     /// An object that is sealed with a data key which the head does not have.
@@ -39,12 +41,18 @@ impl RepositoryError {
         let hint = "the head that was read is older than this object. Where the keys were changed since this command \
                     began, start it again; else somebody put an older pgstrata-repository.* object back, or removed \
                     the newest: have it back before anything is written.";
-        Self { object: object.to_string(), what, hint, is_foreign: true }
+        Self { object: object.to_string(), what, hint, is_foreign: true, is_outage: false }
+    }
+
+    /// Whether the object was read and is not what it should be.
+    #[must_use]
+    pub fn is_of_the_object(&self) -> bool {
+        !self.is_foreign && !self.is_outage
     }
 
     /// Anything else.
     #[must_use]
     pub fn new(object: impl fmt::Display, what: impl fmt::Display, hint: &'static str) -> Self {
-        Self { object: object.to_string(), what: what.to_string(), hint, is_foreign: false }
+        Self { object: object.to_string(), what: what.to_string(), hint, is_foreign: false, is_outage: false }
     }
 }

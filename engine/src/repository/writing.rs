@@ -452,8 +452,11 @@ impl RepositoryWriting {
                     bytes += complete.length();
                 }
                 // Nobody else can take it for a pack.
-                Ok(None) | Err(Failure::Repository(_)) => gone.push(pack),
-                // What cannot be read now may be complete, and another backup may refer to it.
+                Ok(None) => {}
+                Err(Failure::Repository(error)) if error.is_of_the_object() => gone.push(pack),
+                // What cannot be read now may be complete, and another backup may refer to it. A store that does not
+                // answer is not asked for each.
+                Err(Failure::Repository(_)) => break,
                 Err(_) => {}
             }
         }

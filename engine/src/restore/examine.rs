@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use super::config::{Onto, RestoreConfig};
 use super::databases::{Selection, database_of};
 use super::marker::Marker;
-use super::occupied::{Found, check_no_server};
+use super::occupied::{Found, check_no_server, mounted_below};
 use super::owners::Owners;
 use super::space::{Needs, Space};
 use super::target::Places;
@@ -65,6 +65,15 @@ pub(super) fn examine(
     check_found(config, summary, &found, problems);
     if !found.is_nothing() && options.onto != Onto::Empty {
         note(check_no_server(&config.target), problems);
+        let mounted = mounted_below(&config.target)
+            .map_err(|error| Failure::disk("look through", &config.target, error));
+        if let Some(path) = note(mounted, problems).flatten() {
+            problems.push(format!(
+                "another file system is mounted at \"{}\"\n\
+                 HINT: unmount it, or empty the data directory and restore into it without --delta.",
+                path.display()
+            ));
+        }
     }
     check_outside(config, &found, &places, problems);
 

@@ -5,7 +5,8 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, test_kill_process};
@@ -80,12 +81,33 @@ impl Found {
 
 /// The system identifier in a control file, where there is one: its first field (`ControlFileData`, `pg_control.h`).
 fn system_of(folder: &Path) -> Option<u64> {
+    if is_link(&folder.join("global")) {
+        return None;
+    }
     let read = |name: &str| {
         let mut bytes = [0; 8];
         File::open(folder.join(name)).and_then(|mut file| file.read_exact(&mut bytes)).ok()?;
         Some(u64::from_ne_bytes(bytes))
     };
     read(CONTROL).or_else(|| read(CONTROL_AWAY))
+}
+
+fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_symlink())
+}
+
+/// Whether processes are attached to the shared memory that line 7 of a lock file names (`LOCK_FILE_LINE_SHMEM_KEY`,
+/// `pidfile.h`): backends of a server whose first process died may go on writing.
+fn is_attached(lock_file: &str) -> bool {
+    let Some(id) = lock_file.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) else {
+        return false;
+    };
+    let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    // key shmid perms size cpid lpid nattch …, as proc_sysvipc(5) has it.
+    segments.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.nth(1) == Some(id) && fields.nth(4).is_some_and(|attached| attached != "0")
+    })
 }
 
 /// Refuses a folder that a server runs in.
@@ -113,6 +135,9 @@ pub(super) fn check_no_server(folder: &Path) -> Result<(), Failure> {
     match pid {
         None => refused("it names no process".into()),
         Some(pid) => match test_kill_process(pid) {
+            Err(rustix::io::Errno::SRCH) if is_attached(&text) => {
+                refused(format!("process {} has died, and others of its server live", pid.as_raw_nonzero()))
+            }
             // Left behind by a server that died.
             Err(rustix::io::Errno::SRCH) => Ok(()),
             // Another's process is a process.
@@ -140,6 +165,10 @@ pub(super) fn lock(path: &Path) -> Result<File, Failure> {
 /// already (`PostmasterMain`, `postmaster.c`), and gets its control file back.
 pub(super) fn take_control_away(folder: &Path) -> Result<(), Failure> {
     let (control, away) = (folder.join(CONTROL), folder.join(CONTROL_AWAY));
+    if is_link(&folder.join("global")) {
+        let what = format!("\"{}\" is a link, expected a folder", folder.join("global").display());
+        return Err(Failure::Target(format!("{what}\nHINT: remove the link; nothing was changed.")));
+    }
     let failed = |error| Failure::disk("take away", &control, error);
     match fs::rename(&control, &away) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -152,6 +181,30 @@ pub(super) fn take_control_away(folder: &Path) -> Result<(), Failure> {
         // It is told that a server runs; what cannot be put back is told by the server.
         let _ = fs::rename(&away, &control);
     })
+}
+
+/// Gives the control file back, where nothing else was changed yet.
+pub(super) fn put_control_back(folder: &Path) {
+    // What cannot be put back is told by the server.
+    let _ = fs::rename(folder.join(CONTROL_AWAY), folder.join(CONTROL));
+}
+
+/// A folder below one on another file system, if there is one. No link is followed.
+pub(super) fn mounted_below(folder: &Path) -> io::Result<Option<PathBuf>> {
+    let device = fs::metadata(folder)?.dev();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                if entry.metadata()?.dev() != device {
+                    return Ok(Some(entry.path()));
+                }
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -172,6 +225,8 @@ mod tests {
         // Above every pid_max.
         write("2147483000\n");
         check_no_server(scratch.path()).expect("a dead one");
+        write("2147483000\n/x\n1\n5432\n/tmp\nlocalhost\n  1 2147483000\nready\n");
+        check_no_server(scratch.path()).expect("nobody is attached");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crossbeam::channel::{Sender, bounded};
 use super::config::{Onto, RestoreConfig, RestoreReport};
 use super::examine::{check_packs, examine, refusal};
 use super::marker::{MARKER, Marker};
-use super::occupied::{check_no_server, lock, take_control_away};
+use super::occupied::{check_no_server, lock, put_control_back, take_control_away};
 use super::sweep::sweep;
 use super::target::Target;
 use super::worker::{Counts, FrameReader, Job, LargeFile, Worker};
@@ -85,15 +85,24 @@ fn restore(
     }
     refusal(&problems)?;
     let (summary, base) = (&manifest.summary, &config.target);
+    // Before it is claimed: whoever comes second has nothing to clean up.
+    let early = if base.is_dir() { Some(lock(base)?) } else { None };
     if !reuses {
         claims.claim(base, summary.folder_mode & 0o777)?;
     }
-    let lock = lock(base)?;
+    let lock = match early {
+        Some(lock) => lock,
+        None => lock(base).inspect_err(|_| std::mem::replace(claims, Claims::new(true)).keep())?,
+    };
     if reuses {
         check_no_server(base)?;
         take_control_away(base)?;
     }
-    plan.marker(summary).write(base, &lock)?;
+    plan.marker(summary).write(base, &lock).inspect_err(|_| {
+        if reuses {
+            put_control_back(base);
+        }
+    })?;
     let removed = if reuses { sweep(&manifest, &plan.tree, base, &plan.places, stop)? } else { 0 };
     let target = Target::make(claims, &manifest, base, &mut plan)?;
     let probed = probe(&config.target, config.resources.io);

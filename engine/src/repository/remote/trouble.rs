@@ -80,7 +80,12 @@ impl Trouble {
         self.kind == Kind::Taken
     }
 
-    /// Whether what became of the request is not known.
+    /// Whether the store, or who stands before it, had no time: what became of the request is not known.
+    pub(super) fn is_busy(&self) -> bool {
+        self.kind == Kind::Busy
+    }
+
+    /// Whether what became of the request is not known, because its connection broke.
     pub(super) fn has_no_answer(&self) -> bool {
         self.kind == Kind::Unreachable
     }
@@ -132,7 +137,7 @@ impl Trouble {
 impl From<Trouble> for Failure {
     fn from(trouble: Trouble) -> Self {
         let hint = trouble.hint();
-        RepositoryError::new(trouble.object, trouble.what, hint).into()
+        RepositoryError { is_outage: true, ..RepositoryError::new(trouble.object, trouble.what, hint) }.into()
     }
 }
 

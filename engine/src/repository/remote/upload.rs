@@ -232,6 +232,11 @@ impl Place {
                 Ok(_) => return Ok(true),
                 Err(trouble) if trouble.is_taken() => trouble,
                 // The library does not make a conditional request again whose connection broke: only who looks can know.
+                // A gateway may have given up on what the store did all the same.
+                Err(trouble) if trouble.is_busy() => match self.tail(name).await {
+                    Ok(Some((found, tail))) => return Ok(found == length && tail.ends_with(&end)),
+                    Ok(None) | Err(_) => return Err(trouble),
+                },
                 Err(trouble) if trouble.has_no_answer() && attempts < BROKEN => trouble,
                 Err(trouble) => return Err(trouble),
             };

@@ -135,7 +135,7 @@ pub(in super::super) fn is_fenced(
     match ObjectReader::open(repository, &cluster.manifest(backup), ObjectKind::Fence) {
         Ok(found) => Ok(found.is_some()),
         // Whatever it is, it is no fence; but what cannot be opened may be one.
-        Err(Failure::Repository(error)) if !error.is_foreign => Ok(false),
+        Err(Failure::Repository(error)) if error.is_of_the_object() => Ok(false),
         Err(failure) => Err(failure),
     }
 }
