@@ -275,7 +275,7 @@ fn timelines_are_followed_and_standbys_catch_up() {
     let text = fs::read_to_string(standby.join("postgresql.auto.conf")).unwrap();
     assert!(text.contains("\nprimary_conninfo = '") && standby.join("standby.signal").exists(), "{text}");
     let standby = archived.source.boot(&standby);
-    assert_eq!(rows(&standby), [1, 2, 3, 4]);
+    wait_until("it catches up", || rows(&standby) == [1, 2, 3, 4]);
     sql(&server).execute("INSERT INTO t VALUES (5)");
     wait_until("the news arrive by streaming", || rows(&standby) == [1, 2, 3, 4, 5]);
     assert_eq!(sql(&standby).value::<String>("SELECT pg_is_in_recovery()"), "t");
