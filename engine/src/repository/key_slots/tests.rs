@@ -48,12 +48,7 @@ fn slots_are_what_the_format_says() {
     assert_eq!(opened.repository_key.bytes(), repository_key.bytes());
     assert_eq!(opened.data_keys[&1].bytes(), data_key.bytes());
     assert_eq!(
-        hex::encode(&seal(
-            &[(1, data_key.clone())].into(),
-            &repository,
-            "pgstrata-repository.00000001",
-            b"{}"
-        )),
+        hex::encode(&seal(&[(1, data_key)].into(), &repository, "pgstrata-repository.00000001", b"{}")),
         "98509cd66615386992d87e5fab0409fe841d6258b4192336b9cc53494829e436"
     );
     let phrase = Secret::passphrase(b"correct horse").expect("one");
