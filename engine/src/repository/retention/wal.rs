@@ -44,6 +44,9 @@ pub(super) fn expire_wal(
     stop: &Stop<Failure>,
 ) -> Result<ExpiredWal, Failure> {
     let mut expired = ExpiredWal::default();
+    if repository.store().list(&cluster.wal())?.is_empty() {
+        return Ok(expired);
+    }
     // A backup under way may start before all others, from a standby that lags; it is known once it is there.
     let running = leases(repository, cluster)?;
     let is_backup = |purpose: &Purpose| *purpose == Purpose::Backup;
