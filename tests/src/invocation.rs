@@ -170,7 +170,20 @@ impl Invocation {
     fn start(mut self, screen: Option<File>) -> Running {
         let command_line = format!("{:?}", self.command);
         self.command.stdout(self.stdout.map_or_else(Stdio::piped, Stdio::from));
-        let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{command_line}: {error}"));
+        // A program that was just copied may still be open for writing in a child that another thread has forked and
+        // that has not become another program yet.
+        let begun = Instant::now();
+        let mut child = loop {
+            match self.command.spawn() {
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::ExecutableFileBusy
+                        && begun.elapsed() < Duration::from_secs(10) =>
+                {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                spawned => break spawned.unwrap_or_else(|error| panic!("{command_line}: {error}")),
+            }
+        };
         // The command holds the other end of the terminal: as long as it does, the screen has no end.
         drop(self.command);
         let pidfd =

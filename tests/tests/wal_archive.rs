@@ -521,7 +521,7 @@ fn expired_backups_take_their_wal_along() {
     archived.check().expect_success();
     archived.ours(["verify"]).run().expect_success();
     let copy = source.dir("copy");
-    archived.restore(&copy, &["--target", "latest", "--target-action", "promote"]).expect_success();
+    archived.restore(&copy, &["--target", "latest"]).expect_success();
     let server = source.boot(&copy);
     wait_for_promotion(&server);
     assert_eq!(rows(&server), [1, 2]);

@@ -148,6 +148,7 @@ impl WalObjectWriter {
             return Err(RepositoryError::new(name, what, hint).into());
         };
         there.expect_same(summary.system_identifier, summary.size, &summary.blake3)?;
+        self.repository.sync_wal_name(&self.cluster, self.name)?;
         Ok(WalPublished::Same)
     }
 }
@@ -161,6 +162,13 @@ pub struct WalObject {
 }
 
 impl Repository {
+    /// Makes the name of an object that is there durable.
+    pub(crate) fn sync_wal_name(&self, cluster: &ClusterName, name: WalName) -> Result<(), Failure> {
+        let object = name.object(cluster);
+        let folder = object.rsplit_once('/').map_or("", |(folder, _)| folder);
+        self.store().sync_folder(folder)
+    }
+
     /// The names in a folder of a WAL archive, sorted.
     pub(crate) fn wal_names(&self, folder: &str) -> Result<Vec<String>, Failure> {
         Ok(self.store().list(folder)?.into_iter().map(|entry| entry.name).collect())

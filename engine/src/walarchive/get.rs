@@ -108,8 +108,16 @@ struct Getting<'a> {
 }
 
 impl Getting<'_> {
-    fn open(&self, name: WalName) -> Result<Option<WalObject>, Failure> {
-        self.repository.wal_object(&self.config.cluster, name)
+    /// Opens an object, which must be of the cluster's system: the server takes another's pages for the end of its log.
+    fn open(&self, name: WalName, system: u64) -> Result<Option<WalObject>, Failure> {
+        let found = self.repository.wal_object(&self.config.cluster, name)?;
+        match found.as_ref().map(|object| object.summary.system_identifier) {
+            Some(other) if other != system => {
+                let what = format!("it is WAL of system {other}, expected {system}");
+                Err(RepositoryError::damaged(name.object(&self.config.cluster), what).into())
+            }
+            _ => Ok(found),
+        }
     }
 
     fn get(&self, name: WalName) -> Result<Got, Failure> {
@@ -120,10 +128,10 @@ impl Getting<'_> {
             let hint = "check --repo and --cluster in restore_command, and that the repository is mounted.";
             return Err(RepositoryError::new(self.repository.store().address(), what, hint).into());
         };
-        match (self.open(name)?, name) {
+        match (self.open(name, system)?, name) {
             (Some(object), WalName::Segment(segment)) => {
                 self.spool.trim(segment);
-                self.fetch_with_others(&object, segment)?;
+                self.fetch_with_others(&object, segment, system)?;
                 Ok(Got::Fetched)
             }
             (Some(object), _) => {
@@ -152,7 +160,12 @@ impl Getting<'_> {
     }
 
     /// Fetches a segment, and those behind it into the spool. What is wrong with these is told when they are asked for.
-    fn fetch_with_others(&self, object: &WalObject, segment: SegmentName) -> Result<(), Failure> {
+    fn fetch_with_others(
+        &self,
+        object: &WalObject,
+        segment: SegmentName,
+        system: u64,
+    ) -> Result<(), Failure> {
         let size = WalSegmentSize::new(object.summary.segment_size);
         let first = size.ok().and_then(|size| Some((size, segment.segment(size)?)));
         let behind = |number: usize| {
@@ -171,7 +184,7 @@ impl Getting<'_> {
                 if self.spool.has(segment) {
                     continue;
                 }
-                let object = self.open(WalName::Segment(segment));
+                let object = self.open(WalName::Segment(segment), system);
                 let put = object.and_then(|object| {
                     object.map_or(Ok(false), |object| self.spool.put(segment, &object).map(|()| true))
                 });
@@ -216,7 +229,8 @@ impl Getting<'_> {
             self.spool.clear();
             return Ok(Got::Absent);
         };
-        if length <= here.end {
+        // What is whole here is never replaced by less.
+        if here.is_whole || length <= here.end {
             self.spool.clear();
             return Ok(Got::Absent);
         }
@@ -224,11 +238,11 @@ impl Getting<'_> {
         Ok(Got::Remnant)
     }
 
-    /// The first whole segment of the timeline behind one.
+    /// The first segment of the timeline behind one of which the archive has anything: there was WAL up to that.
     fn first_behind(&self, segment: SegmentName, names: &[String]) -> Result<Option<SegmentName>, Failure> {
         let first = |names: &[String]| {
-            let whole = names.iter().filter_map(|name| name.parse().ok());
-            whole.filter(|name: &SegmentName| *name > segment).min()
+            let there = names.iter().filter_map(|name| name.parse::<WalName>().ok()?.segment());
+            there.filter(|name| *name > segment).min()
         };
         if let Some(found) = first(names) {
             return Ok(Some(found));

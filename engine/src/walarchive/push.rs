@@ -117,6 +117,8 @@ fn is_there(config: &PushConfig, wal: &LocalWal) -> Result<bool, Failure> {
     })?;
     let hash = hasher.finalize().to_hex();
     there.expect_same(wal.system_identifier, wal.size, &hash)?;
+    // Whoever wrote it may have died before its name was durable.
+    config.repository.sync_wal_name(&config.cluster, wal.name)?;
     Ok(true)
 }
 

@@ -70,6 +70,8 @@ impl WalPlace for StorePlace<'_> {
                     _ => None,
                 });
                 if let Some(found) = found.max() {
+                    // The server hears that it is durable.
+                    store.store().sync_folder(&cluster.wal_folder(timeline, high))?;
                     last = last.max(Some(found));
                     break;
                 }
