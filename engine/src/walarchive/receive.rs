@@ -1,26 +1,27 @@
 //! Received WAL on its way into a repository.
 //!
 //! A segment is published once it is whole; what there is of it before that in parts, each behind the one before, so that
-//! the last seconds are kept too. A run that comes after takes the segment from its beginning, as the stream does, and goes
-//! on with parts where they end.
+//! the last seconds are kept too. A run that comes after takes the segment from its beginning, as the stream does, compares
+//! what parts hold, and goes on with them where they end.
 //!
 //! Invariants: while the stream goes on, a segment is published only once the record that runs out of it was whole and
 //! right, and nothing behind it before it; parts of a segment lead on from its first byte without a gap. Memory is one
 //! frame, and WAL that waits for its part, of which there is a segment's at most and never more than [`PART_MAX`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgstrata_protocol::names::{WalSegment, WalSegmentSize};
 use pgstrata_protocol::{Lsn, TimelineId};
 
-use super::parts::{chain, parts_of};
+use super::overlap::{Compared, Overlap};
 use super::publisher::{Job, Publisher, Shelf};
+use super::start::{Search, hex};
 use crate::connect::Alarm;
 use crate::failure::Failure;
-use crate::receivewal::{ReceiveObserver, RestingSink, ServerFacts, Start, WalPlace, WalStore};
-use crate::repository::{SegmentName, WalName, WalObjectWriter, WalOwner};
+use crate::receivewal::{AskPast, ReceiveObserver, RestingSink, ServerFacts, Start, WalPlace, WalStore};
+use crate::repository::{RepositoryError, SegmentName, WalName, WalObjectWriter, WalOwner};
 use crate::wal::WalSink;
 
 /// The most bytes that wait for their part.
@@ -50,37 +51,13 @@ impl WalPlace for StorePlace<'_> {
     fn find_start(
         &self,
         facts: &ServerFacts,
-        _observer: &dyn ReceiveObserver,
+        past: AskPast<'_>,
+        observer: &dyn ReceiveObserver,
     ) -> Result<Option<Start>, Failure> {
-        let WalStore { repository, cluster, .. } = self.store;
-        repository.claim_identity(cluster, facts.system.system_identifier)?;
-        let (size, store) = (facts.segment_size, repository);
-        // Of each timeline the last segment: whether it is whole, and where it lies.
-        let mut last: Option<(u64, TimelineId, bool)> = None;
-        for timeline in store.wal_names(&cluster.wal())? {
-            let Some(timeline) = hex(&timeline).map(TimelineId) else { continue };
-            let highest = store.wal_names(&cluster.wal_timeline(timeline))?;
-            for high in highest.iter().rev().filter_map(|high| hex(high)) {
-                let names = store.wal_names(&cluster.wal_folder(timeline, high))?;
-                let found = names.iter().filter_map(|name| match name.parse() {
-                    Ok(WalName::Segment(segment)) => Some((segment.segment(size)?.number, timeline, true)),
-                    Ok(WalName::Part { segment, .. }) => {
-                        Some((segment.segment(size)?.number, timeline, false))
-                    }
-                    _ => None,
-                });
-                if let Some(found) = found.max() {
-                    // The server hears that it is durable.
-                    store.store().sync_folder(&cluster.wal_folder(timeline, high))?;
-                    last = last.max(Some(found));
-                    break;
-                }
-            }
-        }
-        let Some((number, timeline, whole)) = last else { return Ok(None) };
-        let segment = WalSegment { timeline, number };
-        let segment = if whole { segment.next() } else { segment };
-        Ok(segment.start(size).map(|lsn| Start { lsn, timeline }))
+        let system = facts.system.system_identifier;
+        self.store.repository.claim_identity(&self.store.cluster, system)?;
+        let past = past()?;
+        Search::new(self.store, system, facts.segment_size, &past).find(past.slot, observer)
     }
 
     fn has_history(&self, timeline: TimelineId) -> Result<bool, Failure> {
@@ -105,6 +82,8 @@ impl WalPlace for StorePlace<'_> {
         alarm: &Alarm,
     ) -> Result<Box<dyn RestingSink>, Failure> {
         let shelf = self.shelf(facts);
+        let first = WalSegment::containing(start.timeline, start.lsn, facts.segment_size);
+        let old_parts = self.old_parts(SegmentName::of(first, facts.segment_size))?;
         let publisher = Publisher::start(shelf.clone(), start.lsn, alarm.clone())?;
         let mut writer = StoreWriter {
             shelf,
@@ -118,20 +97,34 @@ impl WalPlace for StorePlace<'_> {
             written: start.lsn,
             asked: start.lsn,
             last_part: None,
+            old_parts,
         };
-        // What an earlier run has kept of the first segment.
-        let open = writer.begin_segment()?;
-        let known = chain(&parts_of(&writer.shelf.names(open.segment)?, open.segment)).1;
-        writer.open =
-            Some(OpenSegment { from: known.into(), has_parts: known > 0, known: known.into(), ..open });
+        writer.open = Some(writer.begin_segment()?);
         Ok(Box::new(writer))
     }
 }
 
-fn hex(name: &str) -> Option<u32> {
-    let number = u32::from_str_radix(name, 16).ok()?;
-    (name == format!("{number:08X}")).then_some(number)
+impl StorePlace<'_> {
+    /// What earlier runs have kept of segments of a timeline that are not whole, from one on.
+    fn old_parts(&self, from: SegmentName) -> Result<OldParts, Failure> {
+        let WalStore { repository, cluster, .. } = self.store;
+        let mut parts = OldParts::new();
+        let highs = repository.wal_names(&cluster.wal_timeline(from.timeline))?;
+        for high in highs.iter().filter_map(|high| hex(high)).filter(|high| *high >= from.high) {
+            for name in repository.wal_names(&cluster.wal_folder(from.timeline, high))? {
+                if let Ok(WalName::Part { segment, from: first, to }) = name.parse()
+                    && segment >= from
+                {
+                    parts.entry(segment).or_default().insert((first, to));
+                }
+            }
+        }
+        Ok(parts)
+    }
 }
+
+/// Parts by their segments.
+type OldParts = BTreeMap<SegmentName, BTreeSet<(u32, u32)>>;
 
 struct StoreWriter {
     shelf: Shelf,
@@ -147,6 +140,8 @@ struct StoreWriter {
     /// Up to where parts or segments were handed on.
     asked: Lsn,
     last_part: Option<Instant>,
+    /// What earlier runs have kept of segments to come.
+    old_parts: OldParts,
 }
 
 struct OpenSegment {
@@ -154,7 +149,9 @@ struct OpenSegment {
     start: Lsn,
     object: WalObjectWriter,
     filled: u64,
-    /// Bytes that parts of an earlier run hold.
+    /// What parts of an earlier run hold, until it was compared.
+    overlap: Option<Overlap>,
+    /// Bytes that these hold, once they are known to be right.
     known: u64,
     /// Where the next part begins.
     from: u64,
@@ -166,19 +163,26 @@ struct OpenSegment {
 }
 
 impl StoreWriter {
-    fn begin_segment(&self) -> Result<OpenSegment, Failure> {
+    fn begin_segment(&mut self) -> Result<OpenSegment, Failure> {
         self.shelf.repository.check_keys()?;
         let segment = WalSegment::containing(self.timeline, self.written, self.size);
         let segment = SegmentName::of(segment, self.size);
+        let old = self.old_parts.remove(&segment);
+        let has_parts = old.is_some();
+        let overlap = match old {
+            Some(parts) => Overlap::read(&self.shelf, segment, self.size, parts, &*self.observer)?,
+            None => None,
+        };
         Ok(OpenSegment {
             segment,
             start: self.written,
             object: self.shelf.begin(WalName::Segment(segment))?,
             filled: 0,
             known: 0,
-            from: 0,
+            from: overlap.as_ref().map_or(0, Overlap::end),
+            overlap,
             pending: Vec::new(),
-            has_parts: false,
+            has_parts,
             given_up: false,
         })
     }
@@ -216,6 +220,31 @@ impl StoreWriter {
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let Some(open) = &mut self.open else { return Ok(()) };
+        match open.overlap.as_mut().map(|overlap| overlap.take(bytes)) {
+            None | Some(Compared::Unknown) => {}
+            Some(Compared::Same(known)) => (open.known, open.overlap) = (known, None),
+            Some(Compared::TailDiffers(keep)) => {
+                // Nothing of this segment is under way to the publisher.
+                self.shelf.cut(open.segment, keep)?;
+                return Err(Failure::Wal(format!(
+                    "what an earlier run has kept of segment {} behind its last whole record, which ends at {}, is not \
+                     what the server sends\n\
+                     HINT: it was changed on its way and is removed; the segment is received once more.",
+                    open.segment,
+                    Lsn(open.start.0 + keep)
+                )));
+            }
+            Some(Compared::Differs) => {
+                let what = format!(
+                    "parts of segment {} hold whole records that are not what the server sends",
+                    open.segment
+                );
+                let hint = "two servers are received under one name, or this one was copied and started without \
+                            recovery, so that it writes another history of the same timeline. Nothing was changed; give \
+                            one of them another --cluster name.";
+                return Err(RepositoryError::new(self.shelf.cluster.wal(), what, hint).into());
+            }
+        }
         open.object.write(bytes)?;
         // What parts hold already is passed over.
         let known = usize::try_from(open.from.saturating_sub(open.filled)).unwrap_or(usize::MAX);
@@ -281,7 +310,6 @@ impl WalSink for StoreWriter {
         }
         if let Some(open) = &self.open
             && open.known > 0
-            && open.filled >= open.known
             && self.publisher.flushed() >= open.start
         {
             self.publisher.reached(Lsn(open.start.0 + open.known));
