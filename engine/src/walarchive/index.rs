@@ -179,7 +179,8 @@ fn read_folder(
     }
 }
 
-fn first_size(
+/// The size of segments that the first of these objects tells which is of one.
+pub(super) fn first_size(
     repository: &Repository,
     cluster: &ClusterName,
     names: &[String],

@@ -4,6 +4,7 @@
 //! there is of a segment that is not whole; `index` is what an archive holds, `reach` how far recovery comes with it,
 //! `check` both for the operator; `receive` streams into it, from where `start` finds, behind what `overlap` compares.
 
+mod caller;
 mod check;
 mod file;
 mod get;
@@ -16,6 +17,7 @@ mod reach;
 mod receive;
 mod spool;
 mod start;
+mod temporary;
 
 pub use check::{ArchiveReport, GapReport, TimelineReport, WindowReport, check};
 pub use get::{GetConfig, Got, get};
