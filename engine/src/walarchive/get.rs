@@ -18,7 +18,7 @@ use pgstrata_protocol::names::WalSegmentSize;
 use serde::Serialize;
 
 use super::caller::Caller;
-use super::index::{first_size, history};
+use super::index::first_size;
 use super::parts::{self, Length};
 use super::spool::{Known, Spool, write_file};
 use super::start::hex;
@@ -288,8 +288,9 @@ impl Getting<'_> {
             if timeline <= segment.timeline {
                 continue;
             }
-            let history = history(repository, cluster, timeline)?;
-            let left = history.switches.iter().find(|left| left.timeline == segment.timeline);
+            let history = repository.wal_history(cluster, timeline)?;
+            let mut switches = history.iter().flat_map(|history| &history.switches);
+            let left = switches.find(|left| left.timeline == segment.timeline);
             let Some(end) = left.map(|left| left.end).filter(|end| end.0 >> 32 >= u64::from(segment.high))
             else {
                 continue;

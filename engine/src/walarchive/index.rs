@@ -11,9 +11,7 @@ use pgstrata_protocol::{Lsn, TimelineId};
 use super::parts::chain;
 use super::start::hex;
 use crate::failure::Failure;
-use crate::repository::{
-    BackupSummary, ClusterName, Repository, RepositoryError, SegmentName, WalName, WalSummary,
-};
+use crate::repository::{BackupSummary, ClusterName, Repository, SegmentName, WalName, WalSummary};
 
 /// An archive's content.
 #[derive(Clone, Debug)]
@@ -97,7 +95,9 @@ impl ArchiveIndex {
         let mut size = backups.first().and_then(|backup| WalSegmentSize::new(backup.wal_segment_size).ok());
         for name in store.wal_names(&cluster.wal())? {
             if let Ok(WalName::History(timeline)) = name.parse() {
-                histories.insert(timeline, history(repository, cluster, timeline)?);
+                if let Some(history) = repository.wal_history(cluster, timeline)? {
+                    histories.insert(timeline, history);
+                }
             } else if let Some(timeline) = hex(&name).filter(|timeline| *timeline > 0).map(TimelineId) {
                 let mut wal = TimelineWal::default();
                 for folder in store.wal_names(&cluster.wal_timeline(timeline))? {
@@ -194,26 +194,4 @@ pub(super) fn first_size(
         }
     }
     Ok(None)
-}
-
-/// Reads a history.
-pub(super) fn history(
-    repository: &Repository,
-    cluster: &ClusterName,
-    timeline: TimelineId,
-) -> Result<TimelineHistory, Failure> {
-    /// Longer ones are refused when they are taken in.
-    const MOST: usize = 4 << 20;
-    let name = WalName::History(timeline);
-    let damaged = |what: &dyn std::fmt::Display| RepositoryError::damaged(name.object(cluster), what);
-    let object = repository.wal_object(cluster, name)?.ok_or_else(|| damaged(&"it is gone"))?;
-    let mut content = Vec::new();
-    object.read(|piece| {
-        if content.len() + piece.len() > MOST {
-            return Err(damaged(&"it is longer than any history").into());
-        }
-        content.extend_from_slice(piece);
-        Ok(())
-    })?;
-    Ok(TimelineHistory::parse(timeline, &content).map_err(|error| damaged(&error))?)
 }

@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use pgstrata_protocol::names::{WalSegment, WalSegmentSize};
 use pgstrata_protocol::{Lsn, TimelineId};
 
-use super::index::history;
 use super::parts::{Length, chain, parts_of, read_parts};
 use super::reach::Leg;
 use crate::failure::Failure;
@@ -185,11 +184,7 @@ impl<'a> Search<'a> {
         let WalStore { repository, cluster, .. } = self.store;
         for place in from.max(1)..self.legs.len() {
             let timeline = self.legs[place].timeline;
-            let name = WalName::History(timeline);
-            if repository.wal_object(cluster, name)?.is_none() {
-                continue;
-            }
-            let kept = history(repository, cluster, timeline)?;
+            let Some(kept) = repository.wal_history(cluster, timeline)? else { continue };
             let kept: Vec<_> = kept.switches.iter().map(|left| (left.timeline, Some(left.end))).collect();
             let own: Vec<_> = self.legs[..place].iter().map(|leg| (leg.timeline, leg.end)).collect();
             if kept == own {
@@ -208,7 +203,7 @@ impl<'a> Search<'a> {
             );
             let hint = "two servers were promoted to one timeline. Receive the WAL of the one that is not to count under \
                         another --cluster name. Nothing was changed.";
-            return Err(RepositoryError::new(name.object(cluster), what, hint).into());
+            return Err(RepositoryError::new(WalName::History(timeline).object(cluster), what, hint).into());
         }
         Ok(())
     }
