@@ -189,7 +189,8 @@ mod tests {
             requires: Vec::new(),
         };
         assert!(head::publish(&*store(), 0, made.id(), &open, None).expect("published"));
-        let nobody = || -> Result<Secret, Failure> { panic!("nobody is asked for a passphrase that nothing needs") };
+        let nobody =
+            || -> Result<Secret, Failure> { panic!("nobody is asked for a passphrase that nothing needs") };
         let opened = Repository::open_with(store(), KeySource::Ask(&nobody)).expect("by its head it is open");
         for refused in [opened.check_identity(&two, 8), opened.claim_identity(&two, 8)] {
             let refused = refused.expect_err("not into the open").to_string();

@@ -136,8 +136,8 @@ fn copy(from: &Path, to: &Path, caller: &Caller) -> Result<(), Failure> {
 #[derive(Debug)]
 pub(super) struct Known {
     path: PathBuf,
-    /// What tells the address and the server's run apart from others.
-    of: blake3::Hash,
+    /// What tells the address and the server's run apart from others; none where no server runs here.
+    of: Option<blake3::Hash>,
 }
 
 impl Known {
@@ -147,29 +147,30 @@ impl Known {
         hasher.update(address.as_bytes());
         // Process, folder and time of start (`miscadmin.h`, `LOCK_FILE_LINE_…`). The command runs in the data directory.
         let places = [PathBuf::from("postmaster.pid"), wal.join("../postmaster.pid")];
-        if let Some(lock) = places.iter().find_map(|path| fs::read_to_string(path).ok()) {
+        let lock = places.iter().find_map(|path| fs::read_to_string(path).ok());
+        let of = lock.map(|lock| {
             for line in lock.lines().take(3) {
                 hasher.update(&[0]).update(line.as_bytes());
             }
-        }
-        Self { path: notes.join("repository"), of: hasher.finalize() }
+            hasher.finalize()
+        });
+        Self { path: notes.join("repository"), of }
     }
 
     /// The repository that was noted.
     pub(super) fn read(&self) -> Option<RepositoryId> {
+        let own = self.of?;
         let note = fs::read(&self.path).ok()?;
         let (of, id) = note.split_at_checked(blake3::OUT_LEN)?;
-        if of == self.of.as_bytes() { id.try_into().ok() } else { None }
+        if of == own.as_bytes() { id.try_into().ok() } else { None }
     }
 
     /// Notes a repository. What cannot be noted is asked for again.
     pub(super) fn note(&self, id: RepositoryId) {
-        if self.read() == Some(id) {
-            return;
-        }
+        let Some(of) = self.of.filter(|_| self.read() != Some(id)) else { return };
         let temporary = beside(&self.path);
         let _ = self.path.parent().map(fs::create_dir_all);
-        let written = fs::write(&temporary, [self.of.as_bytes(), &id[..]].concat());
+        let written = fs::write(&temporary, [of.as_bytes(), &id[..]].concat());
         if written.and_then(|()| fs::rename(&temporary, &self.path)).is_err() {
             let _ = fs::remove_file(&temporary);
         }
@@ -241,6 +242,8 @@ mod tests {
         fs::create_dir(&wal).expect("made");
         let lock = |text: &str| fs::write(scratch.path().join("postmaster.pid"), text).expect("written");
         let known = |address| Known::at(&wal.join("notes"), &wal, address);
+        known("/r").note([7; 16]);
+        assert_eq!(known("/r").read(), None, "there is no server");
         lock("12\n/data\n1700000000\n5432\n\nstarting\n");
         assert_eq!(known("/r").read(), None);
         known("/r").note([7; 16]);
