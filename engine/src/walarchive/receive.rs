@@ -81,25 +81,11 @@ impl WalPlace for StorePlace<'_> {
         observer: &Arc<dyn ReceiveObserver>,
         alarm: &Alarm,
     ) -> Result<Box<dyn RestingSink>, Failure> {
-        let shelf = self.shelf(facts);
-        let first = WalSegment::containing(start.timeline, start.lsn, facts.segment_size);
-        let old_parts = self.old_parts(SegmentName::of(first, facts.segment_size))?;
-        let publisher = Publisher::start(shelf.clone(), start.lsn, alarm.clone())?;
-        let mut writer = StoreWriter {
-            shelf,
-            publisher,
-            size: facts.segment_size,
-            timeline: start.timeline,
-            interval: self.store.interval,
-            observer: Arc::clone(observer),
-            open: None,
-            held: VecDeque::new(),
-            written: start.lsn,
-            asked: start.lsn,
-            last_part: None,
-            old_parts,
-        };
-        writer.open = Some(writer.begin_segment()?);
+        let size = facts.segment_size;
+        let first = WalSegment::containing(start.timeline, start.lsn, size);
+        let old_parts = self.old_parts(SegmentName::of(first, size))?;
+        let (shelf, interval) = (self.shelf(facts), self.store.interval);
+        let writer = StoreWriter::begin(shelf, start, (size, interval), old_parts, observer, alarm)?;
         Ok(Box::new(writer))
     }
 }
@@ -163,6 +149,33 @@ struct OpenSegment {
 }
 
 impl StoreWriter {
+    fn begin(
+        shelf: Shelf,
+        start: Start,
+        (size, interval): (WalSegmentSize, Duration),
+        old_parts: OldParts,
+        observer: &Arc<dyn ReceiveObserver>,
+        alarm: &Alarm,
+    ) -> Result<Self, Failure> {
+        let publisher = Publisher::start(shelf.clone(), start.lsn, alarm.clone())?;
+        let mut writer = Self {
+            shelf,
+            publisher,
+            size,
+            timeline: start.timeline,
+            interval,
+            observer: Arc::clone(observer),
+            open: None,
+            held: VecDeque::new(),
+            written: start.lsn,
+            asked: start.lsn,
+            last_part: None,
+            old_parts,
+        };
+        writer.open = Some(writer.begin_segment()?);
+        Ok(writer)
+    }
+
     fn begin_segment(&mut self) -> Result<OpenSegment, Failure> {
         self.shelf.repository.check_keys()?;
         let segment = WalSegment::containing(self.timeline, self.written, self.size);
@@ -332,5 +345,122 @@ impl RestingSink for StoreWriter {
         self.end_part()?;
         self.open = None;
         self.publisher.drain()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::parts::{chain, parts_of, read_parts};
+    use super::*;
+    use crate::repository::{FrameCompression, LocalStore, Repository};
+
+    const MIB: usize = 1 << 20;
+    const START: Lsn = Lsn(2 << 20);
+
+    /// Keeps warnings.
+    #[derive(Default)]
+    struct Voice(Mutex<Vec<String>>);
+
+    impl ReceiveObserver for Voice {
+        fn error(&self, _: &str) {}
+        fn warning(&self, text: &str) {
+            self.0.lock().unwrap().push(text.to_owned());
+        }
+        fn info(&self, _: &str) {}
+        fn note(&self, _: &str) {}
+    }
+
+    /// A writer that goes on with what is in a repository.
+    fn writer(shelf: &Shelf, observer: &Arc<dyn ReceiveObserver>) -> StoreWriter {
+        let start = Start { lsn: START, timeline: TimelineId(1) };
+        let segment = segment();
+        let parts = parts_of(&shelf.names(segment).unwrap(), segment);
+        let old = if parts.is_empty() { OldParts::new() } else { [(segment, parts)].into() };
+        let rules = (WalSegmentSize::new(MIB as u64).unwrap(), Duration::ZERO);
+        let alarm = Alarm::new().unwrap();
+        StoreWriter::begin(shelf.clone(), start, rules, old, observer, &alarm).unwrap()
+    }
+
+    fn segment() -> SegmentName {
+        "000000010000000000000002".parse().unwrap()
+    }
+
+    /// What the parts in a repository come to.
+    fn kept(shelf: &Shelf) -> Vec<u8> {
+        let (chain, _) = chain(&parts_of(&shelf.names(segment()).unwrap(), segment()));
+        let mut content = Vec::new();
+        read_parts(&shelf.repository, &shelf.cluster, segment(), &chain, |_, piece| {
+            content.extend_from_slice(piece);
+            Ok(())
+        })
+        .unwrap();
+        content
+    }
+
+    #[test]
+    fn what_an_earlier_run_kept_counts_once_the_stream_brings_it_again() {
+        let scratch = tempfile::tempdir().unwrap();
+        let repository = Repository::init(Arc::new(LocalStore::new(scratch.path().join("r")))).unwrap();
+        let owner = WalOwner {
+            system_identifier: 7,
+            segment_size: Some(WalSegmentSize::new(MIB as u64).unwrap()),
+            source: "receive",
+        };
+        let compression = FrameCompression::Zstd(1);
+        let shelf = Shelf { repository, cluster: "main".parse().unwrap(), owner, compression };
+        let voice = Arc::new(Voice::default());
+        let observer: Arc<dyn ReceiveObserver> = Arc::<Voice>::clone(&voice);
+        let wal: Vec<u8> =
+            (0..MIB as u32).map(|number| number.wrapping_mul(7_919).to_le_bytes()[1]).collect();
+        let keep = |bytes: &[u8]| {
+            let mut writer = writer(&shelf, &observer);
+            writer.write(START, bytes).unwrap();
+            writer.rest(true).unwrap();
+        };
+        keep(&wal[..5_000]);
+        assert_eq!(kept(&shelf), wal[..5_000]);
+
+        // The same again: nothing counts before it was compared, and all of it then.
+        let mut next = writer(&shelf, &observer);
+        next.write(START, &wal[..4_000]).unwrap();
+        next.settle(Lsn(START.0 + 4_000), true).unwrap();
+        assert_eq!(next.flushed(), START);
+        next.write(Lsn(START.0 + 4_000), &wal[4_000..6_000]).unwrap();
+        next.settle(Lsn(START.0 + 6_000), true).unwrap();
+        next.publisher.drain().unwrap();
+        assert_eq!(next.flushed(), Lsn(START.0 + 6_000));
+        next.rest(true).unwrap();
+        assert_eq!(kept(&shelf), wal[..6_000]);
+
+        // Changed on its way, before a whole record was seen: it goes, and comes once more.
+        let mut other = wal.clone();
+        other[5_500] ^= 1;
+        let mut changed = writer(&shelf, &observer);
+        let refused = changed.write(START, &other[..8_000]).unwrap_err().to_string();
+        assert!(refused.contains("is not what the server sends") && refused.contains("HINT:"), "{refused}");
+        drop(changed);
+        assert_eq!(kept(&shelf), b"");
+        keep(&other[..8_000]);
+        assert_eq!(kept(&shelf), other[..8_000]);
+
+        // What is damaged is told and received once more.
+        let name = WalName::Part { segment: segment(), from: 0, to: 8_000 };
+        let path = scratch.path().join("r").join(name.object(&shelf.cluster));
+        let mut content = std::fs::read(&path).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        std::fs::write(&path, content).unwrap();
+        keep(&wal[..9_000]);
+        assert_eq!(kept(&shelf), wal[..9_000]);
+        let told = voice.0.lock().unwrap().join("\n");
+        assert!(told.contains("it is removed, and received once more"), "{told}");
+
+        // A whole segment takes the place of its parts, those of an earlier run as well.
+        let mut last = writer(&shelf, &observer);
+        last.write(START, &wal).unwrap();
+        last.rest(true).unwrap();
+        assert_eq!(shelf.names(segment()).unwrap(), [segment().to_string()]);
     }
 }
