@@ -42,6 +42,7 @@ mod store;
 mod summary;
 mod tree;
 mod wal_check;
+mod wal_history;
 mod wal_names;
 mod wal_object;
 mod writing;

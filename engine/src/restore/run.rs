@@ -10,6 +10,7 @@ use crossbeam::channel::{Sender, bounded};
 
 use super::config::{Onto, RestoreConfig, RestoreReport};
 use super::examine::{check_packs, examine, refusal};
+use super::inherited;
 use super::marker::{MARKER, Marker};
 use super::occupied::{check_no_server, lock, put_control_back, take_control_away};
 use super::sweep::sweep;
@@ -123,6 +124,11 @@ fn restore(
         // Files that were synced were changed since, or were not.
         sync_file_systems(target.roots().map(|root| root.path.as_path()))?;
     }
+    let inherited = match &recovery {
+        Some(recovery) => inherited::note(base, &recovery.files.settings),
+        None => inherited::remove_signals(base)?,
+    };
+    inherited.iter().for_each(|text| warn(text));
     let mut folders = target.made.clone();
     folders.extend(claims.parents());
     let end = PlainEnd {

@@ -2,18 +2,22 @@
 //!
 //! `file` is a WAL file of a server here; `push` takes files in, `get` gives them back through a `spool`; `parts` is what
 //! there is of a segment that is not whole; `index` is what an archive holds, `reach` how far recovery comes with it,
-//! `check` both for the operator; `receive` streams into it.
+//! `check` both for the operator; `receive` streams into it, from where `start` finds, behind what `overlap` compares.
 
+mod caller;
 mod check;
 mod file;
 mod get;
 mod index;
+mod overlap;
 mod parts;
 mod publisher;
 mod push;
 mod reach;
 mod receive;
 mod spool;
+mod start;
+mod temporary;
 
 pub use check::{ArchiveReport, GapReport, TimelineReport, WindowReport, check};
 pub use get::{GetConfig, Got, get};
