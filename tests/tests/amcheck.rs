@@ -9,17 +9,18 @@ use pgstrata_tests as harness;
 use pgstrata_tests::Workload;
 use pgstrata_tests::repositories::{backup, init, restore};
 
-const PAGE: u64 = 8192;
+const PAGE: usize = 8192;
 
 /// Puts the page of an older copy in the place of a newer one's.
 fn make_stale(copy: &Path, older: &Path, file: &str, block: u64) {
-    let (mut stale, mut fresh) = ([0; PAGE as usize], [0; PAGE as usize]);
+    let (mut stale, mut fresh) = ([0; PAGE], [0; PAGE]);
+    let place = block * PAGE as u64;
     let older = fs::File::open(older.join(file)).unwrap();
-    older.read_exact_at(&mut stale, block * PAGE).unwrap();
+    older.read_exact_at(&mut stale, place).unwrap();
     let copy = OpenOptions::new().read(true).write(true).open(copy.join(file)).unwrap();
-    copy.read_exact_at(&mut fresh, block * PAGE).unwrap();
+    copy.read_exact_at(&mut fresh, place).unwrap();
     assert!(stale != fresh, "{file}: block {block} has not changed");
-    copy.write_all_at(&stale, block * PAGE).unwrap();
+    copy.write_all_at(&stale, place).unwrap();
 }
 
 #[test]

@@ -121,6 +121,7 @@ impl Sample {
         let (mut files, mut folders, mut packs) = (Vec::new(), Vec::new(), Vec::new());
         for file in [
             file(b"base/1/1259", table.len() as u64, extent(3, 0, 0)),
+            file(b"backup_manifest", 3, extent(1, 1, 0)),
             file(b"global/pg_control", 3, extent(1, 1, u32::try_from(behind.len() - 3).expect("small"))),
         ] {
             file.encode(&mut files).expect("valid");
@@ -134,7 +135,7 @@ impl Sample {
             "{{\"cluster\":\"main\",\"backup\":\"{BACKUP}\",\"parent\":null,\"program\":\"x\",\"source\":\"stream\",\
              \"server_version\":\"15\",\"system_identifier\":\"5\",\"wal_segment_size\":16777216,\"start_lsn\":\"0/2000028\",\
              \"start_timeline\":1,\"end_lsn\":\"0/2000100\",\"end_timeline\":1,\"label\":\"x\",\"started\":1700000000,\
-             \"ended\":1700000001,\"compression\":\"zstd:1\",\"folder_mode\":448,\"files\":2,\"bytes\":20003,\"wal_bytes\":0,\
+             \"ended\":1700000001,\"compression\":\"zstd:1\",\"folder_mode\":448,\"files\":3,\"bytes\":20006,\"wal_bytes\":0,\
              \"stored_bytes\":{},\"tablespaces\":[],\"requires\":[]}}",
             built.length
         );
