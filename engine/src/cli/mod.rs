@@ -103,7 +103,10 @@ fn as_ourselves(arguments: Vec<OsString>) -> Result<Command, ExitCode> {
     message::speak_as("pgstrata", false);
     let refused = wal::status_of_refusal(&arguments);
     Program::try_parse_from(arguments).map(|program| program.command).map_err(|error| {
-        // clap writes help and version to stdout, complaints to stderr.
+        // clap writes help and version to stdout, complaints to stderr; these in the program's name, as all others.
+        if error.to_string().starts_with("error: ") {
+            eprint!("pgstrata: ");
+        }
         let _ = error.print();
         if error.use_stderr() { refused } else { ExitCode::SUCCESS }
     })
