@@ -18,13 +18,15 @@ use crate::source::local::ReadAccess;
 /// The fewest reads at a time that are worth their memory, and the most.
 const SPANS: std::ops::RangeInclusive<usize> = 2..=8;
 
+/// Packs of fewer bytes are read without further ado.
+const LEAST: u64 = 1 << 20;
 /// As many frames as are expected at least, where it is known so early, for neighbours to be read together.
 const ENOUGH: usize = 16;
 
 /// How packs are read: the same for all threads of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct FrameAccess {
-    /// None where packs are not read ahead here: they are no files, or there is no memory for it.
+    /// None where packs are not read ahead here: they are no files, there is no memory for it, or it is not worth it.
     ahead: Option<(ReadAccess, usize)>,
 }
 
@@ -32,7 +34,9 @@ impl FrameAccess {
     /// The best way to the packs of a manifest for so many threads, which may take `memory` bytes for it.
     pub(crate) fn choose(manifest: &Manifest, wanted: Option<IoMode>, memory: usize, threads: usize) -> Self {
         let spans = (memory / SPAN / threads.max(1)).min(*SPANS.end());
-        let path = manifest.object().path().filter(|_| SPANS.contains(&spans));
+        let needed = manifest.packs.iter().filter(|pack| pack.needed);
+        let worth_it = SPANS.contains(&spans) && needed.map(|pack| pack.length).sum::<u64>() >= LEAST;
+        let path = manifest.object().path().filter(|_| worth_it);
         // The back end that was asked for is the target's, and need not work here.
         let tried = path.and_then(|path| {
             let first = ReadAccess::by_trying(path, wanted);
