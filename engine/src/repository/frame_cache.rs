@@ -1,6 +1,11 @@
 //! Frames that were unpacked last: a map that alternates between a few of them reads and unpacks each once.
 //!
-//! Invariant: bounded in frames and in bytes, whatever maps say.
+//! Invariants: bounded in frames and in bytes, whatever maps say; the memory is the kernel's again when the cache goes, not
+//! an allocator's that keeps it for each thread.
+
+use std::io;
+
+use memmap2::MmapMut;
 
 use super::read_ahead::Key;
 
@@ -12,10 +17,10 @@ const BYTES: usize = 4 << 20;
 /// Unpacked frames, the one used last behind the others.
 #[derive(Default)]
 pub(super) struct FrameCache {
-    frames: Vec<(Key, Vec<u8>)>,
+    frames: Vec<(Key, MmapMut)>,
     bytes: usize,
     /// Memory of one that had to go.
-    spare: Vec<u8>,
+    spare: Option<MmapMut>,
 }
 
 impl FrameCache {
@@ -32,22 +37,25 @@ impl FrameCache {
     }
 
     /// Makes room for a frame, and gives memory for it. What it holds is nothing.
-    pub(super) fn room(&mut self, length: usize) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// Where there is no memory, or the frame has no bytes.
+    pub(super) fn room(&mut self, length: usize) -> io::Result<MmapMut> {
         while self.frames.len() >= FRAMES || (!self.frames.is_empty() && self.bytes + length > BYTES) {
             let (_, old) = self.frames.remove(0);
             self.bytes -= old.len();
-            self.spare = old;
+            self.spare = Some(old);
         }
-        let mut plain = std::mem::take(&mut self.spare);
-        plain.resize(length, 0);
-        plain
+        match self.spare.take().filter(|spare| spare.len() == length) {
+            Some(spare) => Ok(spare),
+            None => MmapMut::map_anon(length),
+        }
     }
 
     /// Takes in a frame that [`Self::room`] was made for and that is not there.
-    pub(super) fn put(&mut self, key: Key, plain: Vec<u8>) -> &[u8] {
+    pub(super) fn put(&mut self, key: Key, plain: MmapMut) {
         self.bytes += plain.len();
         self.frames.push((key, plain));
-        &self.frames.last().expect("it was just put there").1
     }
 }
 
@@ -59,7 +67,7 @@ mod tests {
     fn what_was_not_used_the_longest_goes_first() {
         let mut cache = FrameCache::default();
         let mut put = |frame: u32, length: usize| {
-            let plain = cache.room(length);
+            let plain = cache.room(length).expect("memory");
             cache.put((0, frame), plain);
             (0..40).filter(|frame| cache.has((0, *frame))).collect::<Vec<_>>()
         };
@@ -73,7 +81,7 @@ mod tests {
         assert_eq!(put(20, 1), [19, 20]);
         assert_eq!(cache.get((0, 19)).map(<[u8]>::len), Some(1));
         assert_eq!(cache.get((1, 19)), None);
-        let plain = cache.room(BYTES - 1);
+        let plain = cache.room(BYTES - 1).expect("memory");
         cache.put((0, 21), plain);
         assert!(cache.has((0, 19)) && !cache.has((0, 20)));
         assert_eq!(cache.bytes, BYTES);

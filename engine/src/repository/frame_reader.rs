@@ -111,7 +111,8 @@ impl FrameReader {
         let key = (pack, frame);
         if !self.cache.has(key) {
             let length = self.packs.get(pack)?.entry(frame)?.plain as usize;
-            let mut plain = self.cache.room(length);
+            let plain = self.cache.room(length);
+            let mut plain = plain.map_err(|error| Failure::disk("allocate", "memory for a frame", error))?;
             self.unpack(key, &mut plain)?;
             self.cache.put(key, plain);
         }
