@@ -65,6 +65,14 @@ pub(super) fn summary(report: &Report) -> String {
             " ({:.0}% of the time data flowed we waited for it)",
             report.stages.waiting_for_server * 100.0
         ),
+        LimitedBy::Checksum | LimitedBy::Compress
+            if report.stages.waiting_for_stages < report.stages.lanes.busy_share() =>
+        {
+            format!(
+                " (its threads were busy for {:.0}% of the time data flowed)",
+                report.stages.lanes.busy_share() * 100.0
+            )
+        }
         LimitedBy::Write | LimitedBy::Checksum | LimitedBy::Compress => format!(
             " ({:.0}% of the time data flowed had to wait for it)",
             report.stages.waiting_for_stages * 100.0

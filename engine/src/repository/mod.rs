@@ -14,7 +14,9 @@ mod cipher;
 mod codec;
 mod container;
 mod error;
+mod frame_cache;
 mod frame_index;
+mod frame_reader;
 mod frame_sort;
 mod head;
 mod hex;
@@ -32,6 +34,7 @@ mod owners;
 mod pack_ledger;
 mod paths;
 mod place;
+mod read_ahead;
 mod records;
 mod remote;
 mod retention;
@@ -56,6 +59,7 @@ pub use container::{
     PLAIN_MAX, RepositoryId,
 };
 pub use error::RepositoryError;
+pub(crate) use frame_reader::{FrameAccess, FrameReader};
 pub use head::{Head, KeySource, list_heads};
 pub use key_change::{Added, Changed, add_recipient, remove_recipient, rotate};
 pub use local::LocalStore;
