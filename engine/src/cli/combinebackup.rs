@@ -215,6 +215,13 @@ impl CombineObserver for Voice {
         self.bar.suspend(|| message::warning(text));
     }
 
+    fn note(&self, text: &str) {
+        // The stock tool's own habit.
+        if self.debug || message::is_stock() {
+            self.bar.suspend(|| message::note(text));
+        }
+    }
+
     fn detail(&self, text: &str) {
         self.bar.suspend(|| message::note(text));
     }

@@ -141,7 +141,15 @@ fn read_controls(paths: &[PathBuf], observer: &dyn CombineObserver) -> Result<Ve
         if observer.wants_details() {
             observer.detail(&format!("reading \"{}\"", path.display()));
         }
-        let content = read_small(&path, CONTROL_FILE_SIZE as u64)?;
+        let content = match read_small(&path, CONTROL_FILE_SIZE as u64) {
+            Err(Failure::Disk { action: "open file", source, .. }) => {
+                return Err(Failure::Target(format!(
+                    "could not open file \"{}\" for reading: {source}",
+                    path.display()
+                )));
+            }
+            read => read?,
+        };
         let refused = |why: String| Failure::Verification(format!("{}: {why}", path.display()));
         let control = ControlFile::parse(&content).map_err(|error| match error {
             ControlFileError::Checksum { .. } => refused(format!(

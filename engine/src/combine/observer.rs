@@ -8,6 +8,9 @@ pub trait CombineObserver: Send + Sync {
     /// Something that is not as it should be, and does not end the run.
     fn warning(&self, text: &str);
 
+    /// What is done about a failure.
+    fn note(&self, text: &str);
+
     /// What is being done, in detail; only called where [`wants_details`](Self::wants_details).
     fn detail(&self, text: &str);
 

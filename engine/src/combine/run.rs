@@ -88,6 +88,13 @@ impl Run<'_> {
     }
 }
 
+/// Folders that the output goes to.
+struct Taken {
+    claims: Claims,
+    /// Their paths, and whether they were there before.
+    places: Vec<(PathBuf, bool)>,
+}
+
 /// Puts a chain of backups together.
 ///
 /// # Errors
@@ -99,10 +106,10 @@ pub fn combine(
     progress: &CombineProgress,
     stop: &Stop<Failure>,
 ) -> Result<CombineReport, Failure> {
-    let mut claims = Claims::new(true);
-    match attempt(config, &mut claims, observer, progress, stop) {
+    let mut taken = Taken { claims: Claims::new(true), places: Vec::new() };
+    match attempt(config, &mut taken, observer, progress, stop) {
         Ok(report) => {
-            claims.keep();
+            taken.claims.keep();
             if config.method == CopyMethod::Link {
                 observer.warning(
                     "--link mode was used; any modifications to the output directory might destructively modify \
@@ -112,7 +119,11 @@ pub fn combine(
             Ok(report)
         }
         Err(failure) => {
-            for failure in claims.remove() {
+            for (place, was_there) in taken.places.iter().rev() {
+                let what = if *was_there { "contents of output directory" } else { "output directory" };
+                observer.note(&format!("removing {what} \"{}\"", place.display()));
+            }
+            for failure in taken.claims.remove() {
                 observer.warning(&format!("could not clean up: {failure}"));
             }
             Err(match failure {
@@ -125,7 +136,7 @@ pub fn combine(
 
 fn attempt(
     config: &CombineConfig,
-    claims: &mut Claims,
+    taken: &mut Taken,
     observer: &dyn CombineObserver,
     progress: &CombineProgress,
     stop: &Stop<Failure>,
@@ -142,7 +153,7 @@ fn attempt(
     let places = || std::iter::once(&config.output).chain(outside.clone().map(|tablespace| &tablespace.to));
     for place in places() {
         check_apart(place, &config.backups)?;
-        claim(config, claims, place, folder_mode, observer)?;
+        claim(config, taken, place, folder_mode, observer)?;
     }
     let mut run = Run {
         config,
@@ -229,7 +240,9 @@ fn attempt(
         if config.sync == Some(SyncMethod::Syncfs) {
             sync_file_systems(places().map(PathBuf::as_path))?;
         }
-        made.extend(claims.parents());
+        // That of a relative path may have no name.
+        let named = |path: PathBuf| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
+        made.extend(taken.claims.parents().into_iter().map(named));
         let end = PlainEnd {
             base: &config.output,
             folders: made,
@@ -282,7 +295,7 @@ fn report(run: &Run<'_>, seconds: CombineSeconds, io: String, io_reason: String)
 /// Takes a folder for the output, or looks at it in a dry run.
 fn claim(
     config: &CombineConfig,
-    claims: &mut Claims,
+    taken: &mut Taken,
     place: &Path,
     mode: u32,
     observer: &dyn CombineObserver,
@@ -297,7 +310,9 @@ fn claim(
         observer.detail(&format!("{verb} directory \"{}\"", place.display()));
     }
     if !config.dry_run {
-        return claims.claim(place, mode);
+        taken.claims.claim(place, mode)?;
+        taken.places.push((place.to_owned(), is_there));
+        return Ok(());
     }
     if is_there {
         let mut entries =

@@ -97,6 +97,7 @@ impl<'a> Worker<'a> {
         let last = chain.backups.len() - 1;
         let newest = SourceFile::open(chain, &mut self.trees, last, &partial)?;
         let newest = Incremental::read(newest, chain)?;
+        self.check_size(&newest.source, &partial)?;
         let mut planner = Planner::new(&newest.numbers, newest.truncation_length);
         let mut sources = vec![newest.source];
         for backup in (0..last).rev() {
@@ -106,6 +107,7 @@ impl<'a> Worker<'a> {
                 if plan.is_last_source {
                     return Ok(Content::Whole(full));
                 }
+                self.check_size(&full, &task.path)?;
                 sources.push(full);
                 let relation = RelationFile::parse(&task.path).filter(|_| block_size as usize == PAGE_SIZE);
                 let first_block = relation.map(|relation| relation.first_block());
@@ -113,6 +115,7 @@ impl<'a> Worker<'a> {
             }
             let older = SourceFile::open(chain, &mut self.trees, backup, &partial)?;
             let older = Incremental::read(older, chain)?;
+            self.check_size(&older.source, &partial)?;
             planner.incremental(&older.numbers);
             sources.push(older.source);
         }
@@ -196,20 +199,26 @@ impl<'a> Worker<'a> {
             }
             return Ok(sums);
         };
-        if self.run.config.verify && known.size != source.length {
-            return Err(differs(
-                source,
-                manifest,
-                &format!("{} bytes", source.length),
-                &format!("{}", known.size),
-            ));
-        }
+        self.check_size(source, path)?;
         let reused = known.checksum.filter(|(algorithm, _)| Some(*algorithm) == wanted);
         Ok(Sums {
             expected: known.checksum.filter(|_| self.run.config.verify),
             wanted: wanted.filter(|_| reused.is_none()),
             reused,
         })
+    }
+
+    /// Compares a source's length with what its backup's manifest says: a full file that was cut would be taken for one that
+    /// the server extended later.
+    fn check_size(&self, source: &SourceFile, path: &[u8]) -> Result<(), Failure> {
+        let manifest =
+            self.run.chain.backups[source.backup].known.as_ref().filter(|_| self.run.config.verify);
+        match manifest.and_then(|manifest| Some((manifest, manifest.get(path)?.size))) {
+            Some((manifest, expected)) if expected != source.length => {
+                Err(differs(source, manifest, &format!("{} bytes", source.length), &expected.to_string()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn tell(&self, task: &Task, content: &Content, sums: &Sums) {
