@@ -165,14 +165,15 @@ pub(super) fn run(args: &CombineBackupArgs) -> anyhow::Result<()> {
             }
         }
         Err(error) => {
-            let told = match error.downcast_ref::<Failure>() {
-                Some(failure) => failure.to_string(),
-                None => format!("{error:#}"),
-            };
+            let failure = error.downcast_ref::<Failure>();
+            let told = failure.map_or_else(|| format!("{error:#}"), ToString::to_string);
             if args.json {
                 print_json(&json!({ "error": told }));
             }
-            message::error(&told);
+            // A run tells its failure itself, before it cleans up.
+            if failure.is_none() {
+                message::error(&told);
+            }
         }
     }
     outcome.map(|_| ())
@@ -213,6 +214,10 @@ struct Voice {
 impl CombineObserver for Voice {
     fn warning(&self, text: &str) {
         self.bar.suspend(|| message::warning(text));
+    }
+
+    fn failed(&self, failure: &Failure) {
+        self.bar.suspend(|| message::error(&failure.to_string()));
     }
 
     fn note(&self, text: &str) {

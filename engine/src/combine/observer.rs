@@ -3,10 +3,15 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::failure::Failure;
+
 /// Hears what a combination has to say, from any thread.
 pub trait CombineObserver: Send + Sync {
     /// Something that is not as it should be, and does not end the run.
     fn warning(&self, text: &str);
+
+    /// Why the run fails, before what it made is removed.
+    fn failed(&self, failure: &Failure);
 
     /// What is done about a failure.
     fn note(&self, text: &str);

@@ -119,6 +119,11 @@ pub fn combine(
             Ok(report)
         }
         Err(failure) => {
+            let failure = match failure {
+                Failure::Stopped => stop.take_reason().unwrap_or(Failure::Stopped),
+                failure => failure,
+            };
+            observer.failed(&failure);
             for (place, was_there) in taken.places.iter().rev() {
                 let what = if *was_there { "contents of output directory" } else { "output directory" };
                 observer.note(&format!("removing {what} \"{}\"", place.display()));
@@ -126,10 +131,7 @@ pub fn combine(
             for failure in taken.claims.remove() {
                 observer.warning(&format!("could not clean up: {failure}"));
             }
-            Err(match failure {
-                Failure::Stopped => stop.take_reason().unwrap_or(Failure::Stopped),
-                failure => failure,
-            })
+            Err(failure)
         }
     }
 }
