@@ -102,11 +102,6 @@ pub(crate) fn start(cluster: &Cluster, place: &Place) -> anyhow::Result<Server> 
     start_for(cluster, place, Over::Socket)
 }
 
-/// The same, of a server that notes which blocks change, for incremental backups.
-pub(crate) fn start_summarizing(cluster: &Cluster, place: &Place) -> anyhow::Result<Server> {
-    start_with(cluster, place, &[("summarize_wal", "on")])
-}
-
 /// The same, for clients that come that way.
 pub(crate) fn start_for(cluster: &Cluster, place: &Place, over: Over) -> anyhow::Result<Server> {
     let more = reach::settings(over, cluster, place)?;
@@ -114,9 +109,9 @@ pub(crate) fn start_for(cluster: &Cluster, place: &Place, over: Over) -> anyhow:
     start_with(cluster, place, &more)
 }
 
-fn start_with(cluster: &Cluster, place: &Place, more: &[(&str, &str)]) -> anyhow::Result<Server> {
-    let mut settings = MEASURE_SETTINGS.to_vec();
-    settings.extend(more);
+/// The same, with further settings.
+pub(crate) fn start_with(cluster: &Cluster, place: &Place, more: &[(&str, &str)]) -> anyhow::Result<Server> {
+    let settings = [&MEASURE_SETTINGS[..], more].concat();
     let server = cluster.start(&settings)?;
     let mut client = sql::connect(&server)?;
     sql::execute(&mut client, "CHECKPOINT")?;

@@ -42,7 +42,7 @@ pub(crate) fn compare(options: &CombinebackupOptions) -> anyhow::Result<()> {
     let cluster = cluster::compared(&comparison.peer.server, &comparison.place, size, true)?;
     // The chain, and what is made of it.
     comparison.place.require_space(size * 3)?;
-    let server = cluster::start_summarizing(&cluster, &comparison.place)?;
+    let server = cluster::start_with(&cluster, &comparison.place, &[("summarize_wal", "on")])?;
     let mut backups: Vec<PathBuf> = Vec::new();
     for number in 0..=options.incrementals {
         let to = chain.join(number.to_string());
