@@ -84,10 +84,7 @@ impl<'a> Walk<'a> {
     pub(super) fn data_directory(&mut self, to: Option<&Arc<Folder>>) -> Result<(), Failure> {
         let shown = self.run.chain.last().path.clone();
         self.tell(|| format!("processing backup directory \"{}\"", shown.display()));
-        self.folder(
-            &Here { path: Vec::new(), shown: shown.clone(), to: to.cloned(), in_tablespace: false },
-            0,
-        )
+        self.folder(&Here { path: Vec::new(), shown, to: to.cloned(), in_tablespace: false }, 0)
     }
 
     /// Walks a tablespace. `base` is the output's folder.
