@@ -260,13 +260,13 @@ mod tests {
     #[test]
     fn unchanged_files_are_told() {
         let none = Model::new();
-        assert!(plan(&none, 5, &[none.clone()], 5, 0).is_last_source);
+        assert!(plan(&none, 5, std::slice::from_ref(&none), 5, 0).is_last_source);
         assert!(plan(&none, 0, &[], 0, 0).is_last_source);
         assert!(!plan(&none, 5, &[], 5, 1).is_last_source);
         assert!(!plan(&none, 4, &[], 5, 0).is_last_source);
         let one: Model = [(2, 1)].into();
         assert!(!plan(&one, 5, &[], 5, 0).is_last_source);
-        assert!(!plan(&none, 5, &[one.clone()], 5, 0).is_last_source);
+        assert!(!plan(&none, 5, std::slice::from_ref(&one), 5, 0).is_last_source);
         // What was cut off since does not count.
         assert!(plan(&none, 2, &[one], 2, 0).is_last_source);
         assert_eq!(plan(&none, 3, &[], 1, 0).share(7), (0, 0));
