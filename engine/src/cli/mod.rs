@@ -9,6 +9,7 @@ mod age;
 mod backup;
 mod basebackup;
 mod check;
+mod combinebackup;
 mod completions;
 mod configuration;
 mod connection;
@@ -63,6 +64,9 @@ enum Command {
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
     Check(Box<check::CheckArgs>),
+    /// Reconstruct a full backup from incremental ones
+    #[command(name = "combinebackup")]
+    CombineBackup(Box<combinebackup::CombineBackupArgs>),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     Demo(demo::DemoArgs),
@@ -116,6 +120,7 @@ fn as_tool(tool: Tool, arguments: Vec<OsString>) -> Result<Command, ExitCode> {
     message::speak_as(tool.name(), true);
     match tool {
         Tool::BaseBackup => settle(tool.parse(arguments)).map(Command::BaseBackup),
+        Tool::CombineBackup => settle(tool.parse(arguments)).map(Command::CombineBackup),
         Tool::ReceiveWal => settle(tool.parse(arguments)).map(Command::ReceiveWal),
         Tool::VerifyBackup => settle(tool.parse(arguments)).map(Command::VerifyBackup),
     }
@@ -133,6 +138,7 @@ fn run(command: &Command) -> ExitCode {
         Command::Backup(args) => backup::run(args),
         Command::BaseBackup(args) => run_basebackup::run(args),
         Command::Check(args) => check::run(args),
+        Command::CombineBackup(args) => combinebackup::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::Demo(args) => demo::run(args),
