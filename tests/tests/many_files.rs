@@ -17,6 +17,7 @@ use pgstrata::repository::{
     RepositoryDestination, ReuseConfig, Tree, check,
 };
 use pgstrata::stop::Stop;
+use pgstrata::tracking::ChangesWanted;
 use pgstrata_protocol::basebackup::ManifestOptions;
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_tests::Scratch;
@@ -55,6 +56,7 @@ fn backup(conninfo: &str, repo: &Path) -> Report {
             compression: FrameCompression::Zstd(1),
             pack_size: PACK_SIZE,
             reuse: ReuseConfig::default(),
+            changes: ChangesWanted::Auto,
         }),
         compression: None,
         wal: WalMethod::None,

@@ -18,6 +18,7 @@ use pgstrata::repository::{
 use pgstrata::restore::{RestoreConfig, RestoreOptions, RestoreReport, RestoreResources, run as run_restore};
 use pgstrata::ring::{FaultKind, FaultPlan};
 use pgstrata::stop::Stop;
+use pgstrata::tracking::ChangesWanted;
 use pgstrata_protocol::basebackup::ManifestOptions;
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_tests as harness;
@@ -492,6 +493,7 @@ fn faulty_backup(conninfo: &str, repo: &Path, faults: Option<FaultPlan>) -> Resu
             compression: FrameCompression::Lz4,
             pack_size: PACK_SIZE,
             reuse: ReuseConfig { from: ReuseFrom::Nothing, ..ReuseConfig::default() },
+            changes: ChangesWanted::Full,
         }),
         compression: None,
         wal: WalMethod::None,

@@ -8,6 +8,7 @@
 //! create-if-absent, after every pack it refers to is durable; bytes that are read are compared with their hashes.
 
 mod address;
+mod base_backup;
 mod catalogue;
 mod check;
 mod cipher;
@@ -47,6 +48,7 @@ mod wal_object;
 mod writing;
 
 pub use address::open_store;
+pub(crate) use base_backup::{BaseBackup, BaseFiles};
 pub use catalogue::Placed;
 pub use check::{CheckConfig, CheckReport, check};
 pub use codec::{FrameCompression, FrameDecoder, FrameEncoder};

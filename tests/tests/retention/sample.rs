@@ -15,6 +15,7 @@ use pgstrata::repository::{
     PACK_SIZE, Repository, RepositoryDestination, RetentionRules, ReuseConfig, Store, check, expire,
 };
 use pgstrata::stop::Stop;
+use pgstrata::tracking::ChangesWanted;
 use pgstrata_protocol::basebackup::ManifestOptions;
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_tests::fake::{FakeBackup, FakeServer, Member, Script};
@@ -62,6 +63,7 @@ pub(crate) fn backup(server: &FakeServer, store: Arc<dyn Store>) -> Result<Repor
             pack_size: PACK_SIZE,
             // So packs are shared with older backups.
             reuse: ReuseConfig::default(),
+            changes: ChangesWanted::Auto,
         }),
         compression: None,
         wal: WalMethod::None,
