@@ -18,8 +18,10 @@ use super::repository::{RepositoryArgs, cores, shown_requests};
 use super::run_basebackup::{Shown, with_password};
 use super::summary::summary;
 use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod};
-use crate::repository::{ClusterName, FrameCompression, RepositoryDestination, ReuseConfig, ReuseFrom};
-use crate::tracking::ChangesWanted;
+use crate::repository::{
+    ClusterName, FrameCompression, RepositoryDestination, ReuseConfig, ReuseFrom, StoredBackup,
+};
+use crate::tracking::{ChangesSummary, ChangesWanted, PassedOver};
 
 /// What frames are compressed with unless something else is said.
 const COMPRESS: &str = "zstd:1";
@@ -232,6 +234,27 @@ impl BackupArgs {
     }
 }
 
+/// What a backup went by, in words.
+fn shown_changes(changes: &ChangesSummary, stored: &StoredBackup) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let (Some(parent), Some(since)) = (&stored.parent, &changes.since) {
+        let bytes = [changes.changed_bytes, changes.kept_bytes, changes.read_bytes].map(human_bytes);
+        let [changed, kept, read] = bytes;
+        lines.push(format!(
+            "  laid over    {parent}, by {} since {since}: {changed} changed in {} files, {kept} kept, {read} read",
+            changes.source, changes.changed_files
+        ));
+        if changes.renewed_bytes > 0 {
+            lines.push(format!("  renewed      {} that had not changed", human_bytes(changes.renewed_bytes)));
+        }
+    } else {
+        lines.push("  laid over    nothing: a full backup".to_owned());
+    }
+    let why = |passed: &PassedOver| format!("  not used     {}: {}", passed.what, passed.why);
+    lines.extend(changes.passed_over.iter().map(why));
+    lines
+}
+
 /// What frames are compressed with.
 pub(super) fn parse_compression(text: &str) -> anyhow::Result<FrameCompression> {
     let request = CompressionRequest::parse(text);
@@ -265,6 +288,9 @@ pub(super) fn run(args: &BackupArgs) -> anyhow::Result<()> {
             if let Some(stored) = stored {
                 let bytes = human_bytes(stored.bytes);
                 message::print(&format!("  stored       {bytes} in {} packs", stored.packs));
+                for line in stored.changes.iter().flat_map(|changes| shown_changes(changes, stored)) {
+                    message::print(plain(&line).trim_end());
+                }
                 let reused = [
                     (stored.reused_bytes, "the newest backup"),
                     (stored.resumed_bytes, "interrupted backups"),

@@ -102,7 +102,8 @@ impl FramePacker {
     pub(super) fn take(&mut self, chunk: Chunk, outlet: &mut Outlet<'_>) -> Result<(), Failure> {
         let place = match chunk.data.as_ref().filter(|data| !data.is_empty()) {
             Some(data) => {
-                let may_share = |span: &Span| span.member.overlay.as_ref().is_none_or(|over| over.may_share());
+                let may_share =
+                    |span: &Span| span.member.overlay.as_ref().is_none_or(|over| over.may_share());
                 Some(self.place(data, chunk.spans.iter().all(may_share), outlet)?)
             }
             None => None,
@@ -137,12 +138,7 @@ impl FramePacker {
         Ok(())
     }
 
-    fn place(
-        &mut self,
-        plain: &[u8],
-        may_share: bool,
-        outlet: &mut Outlet<'_>,
-    ) -> Result<Place, Failure> {
+    fn place(&mut self, plain: &[u8], may_share: bool, outlet: &mut Outlet<'_>) -> Result<Place, Failure> {
         let length = plain.len();
         let hash = *blake3::hash(plain).as_bytes();
         // Shared frames break a map into more extents, of which it has only so many.

@@ -15,9 +15,9 @@ use super::error::RepositoryError;
 use super::frame_index::FrameIndex;
 use super::frame_sort::{FrameSorter, Known, entry};
 use super::manifest::Manifest;
+use super::names::PackId;
 use super::object_reader::ObjectReader;
 use super::pack_ledger::PackLedger;
-use super::names::PackId;
 use super::records::{BLOCK, Extent, FileRecord, PackRecord};
 use crate::failure::Failure;
 use crate::stop::Stop;
@@ -157,13 +157,15 @@ impl BaseBackup {
 
     /// Packs of which less than `percent` is used.
     pub(super) fn sparse(&self, percent: u64) -> impl Iterator<Item = PackId> + '_ {
-        let sparse = move |(number, pack): &(u32, &PackRecord)| pack.needed && self.used_percent(*number) < percent;
+        let sparse =
+            move |(number, pack): &(u32, &PackRecord)| pack.needed && self.used_percent(*number) < percent;
         (0..).zip(&self.manifest.packs).filter(sparse).map(|(_, pack)| pack.id)
     }
 
     /// Whether every pack that a map names can be used.
     pub(crate) fn can_use(&self, map: &[Extent]) -> bool {
-        let usable = |extent: &Extent| self.packs.get(extent.pack as usize).is_some_and(|p| p.plain.is_some());
+        let usable =
+            |extent: &Extent| self.packs.get(extent.pack as usize).is_some_and(|p| p.plain.is_some());
         map.iter().all(usable)
     }
 
@@ -271,8 +273,11 @@ impl BaseBackup {
         let (mut content, mut stored) = (Vec::new(), Vec::new());
         for extent in &file.map {
             let object = self.manifest.open_pack(extent.pack)?;
-            let (mut left, mut number, mut offset) =
-                (usize::try_from(extent.length(file.size)).unwrap_or(0), extent.frame, extent.offset as usize);
+            let (mut left, mut number, mut offset) = (
+                usize::try_from(extent.length(file.size)).unwrap_or(0),
+                extent.frame,
+                extent.offset as usize,
+            );
             while left > 0 {
                 let bytes = object.frame(number, &mut stored, &mut decoder)?;
                 let part = bytes.get(offset..).filter(|part| !part.is_empty()).ok_or_else(|| {

@@ -8,19 +8,19 @@
 //! main fork of a relation, files that the parent has not, blocks behind the parent's end or behind a limit.
 
 mod overlay;
-mod parent;
 mod pages;
+mod parent;
 mod plan;
 mod reads;
 mod source;
 
 pub use overlay::{BlockRun, Overlay, Placed};
 pub(crate) use overlay::{Cursor, FRAGMENTS_MAX, MapBuilder, blocks_of, join_runs};
+pub(crate) use pages::is_changed;
 pub(crate) use parent::{
     BaseChoice, Basis, CANDIDATES, History, Parent, check_blocks, check_control, check_history, is_looked_up,
 };
 pub(crate) use plan::{FileFacts, Over, Plan, Planner, SPARSE_PERCENT, Stored, Tally};
-pub(crate) use pages::is_changed;
 pub(crate) use reads::BlockReads;
 pub(crate) use source::Changes;
 pub use source::{ChangesSummary, ChangesWanted, PassedOver};

@@ -179,3 +179,134 @@ pub(crate) fn blocks_of(runs: &[BlockRun]) -> u64 {
 
 /// Extents that a map may come to, well below what one can hold: a run of blocks may become some more, where packs end.
 pub(crate) const FRAGMENTS_MAX: usize = EXTENTS_MAX * 3 / 4;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The place of every block: pack, frame, byte.
+    type Places = BTreeMap<u32, (u32, u32, u32)>;
+
+    /// Frames of a few blocks; the last of a run of frames may be shorter.
+    fn frame_blocks(frame: u32) -> u32 {
+        1 + frame % 4
+    }
+
+    fn places(placed: &[Placed]) -> Places {
+        placed
+            .iter()
+            .flat_map(|one| {
+                (0..one.count)
+                    .map(move |at| (one.block + at, (one.pack, one.frame, one.offset + at * BLOCK_BYTES)))
+            })
+            .collect()
+    }
+
+    /// What a reader of a map finds: over the end of a frame it goes on with the next.
+    fn read(map: &[Extent]) -> Places {
+        let mut found = Places::new();
+        for extent in map {
+            let (mut frame, mut offset) = (extent.frame, extent.offset);
+            for block in extent.block..extent.block + extent.count {
+                if offset == frame_blocks(frame) * BLOCK_BYTES {
+                    (frame, offset) = (frame + 1, 0);
+                }
+                found.insert(block, (extent.pack, frame, offset));
+                offset += BLOCK_BYTES;
+            }
+        }
+        found
+    }
+
+    /// A file's blocks as they may lie in packs, a few frames here and a few there.
+    fn file(pack: u32, pieces: &[(u32, u32)]) -> Vec<Placed> {
+        let (mut block, mut all) = (0, Vec::new());
+        for (at, (frame, frames)) in pieces.iter().enumerate() {
+            let pack = pack + u32::try_from(at % 2).expect("small");
+            for frame in *frame..frame + frames {
+                let count = frame_blocks(frame);
+                all.push(Placed { block, count, pack, frame, offset: 0, ends_frame: true });
+                block += count;
+            }
+        }
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn new_blocks_lie_over_old_ones(
+            pieces in prop::collection::vec((0u32..40, 1u32..6), 1..6),
+            runs in prop::collection::vec((0u32..60, 1u32..9), 0..8),
+            grown in 0u32..10,
+            cut in 0u32..10,
+        ) {
+            let old = file(0, &pieces);
+            let before = old.iter().map(|one| one.end()).max().unwrap_or(0);
+            let blocks = (before + grown).saturating_sub(cut).max(1);
+            let mut runs: Vec<_> = runs
+                .into_iter()
+                .filter(|(block, _)| *block < blocks)
+                .map(|(block, count)| BlockRun { block, count: count.min(blocks - block) })
+                .collect();
+            if blocks > before {
+                runs.push(BlockRun { block: before, count: blocks - before });
+            }
+            let runs = join_runs(runs);
+            // New blocks fill frames of another pack, one behind the other.
+            let (mut map, mut cursor, mut expected) = (MapBuilder::default(), Cursor::default(), places(&old));
+            expected.retain(|block, _| *block < blocks);
+            let (mut frame, mut used) = (0, 0);
+            for run in &runs {
+                prop_assert!(cursor.keep(&old, run.block, &mut map));
+                let mut rest = *run;
+                while rest.count > 0 {
+                    let count = rest.count.min(frame_blocks(frame) - used);
+                    let ends_frame = used + count == frame_blocks(frame);
+                    let offset = used * BLOCK_BYTES;
+                    let placed = Placed { block: rest.block, count, pack: 9, frame, offset, ends_frame };
+                    expected.extend(places(&[placed]));
+                    map.push(placed);
+                    rest = BlockRun { block: rest.block + count, count: rest.count - count };
+                    used += count;
+                    if ends_frame {
+                        (frame, used) = (frame + 1, 0);
+                    }
+                }
+            }
+            prop_assert!(cursor.keep(&old, blocks, &mut map));
+            let map = map.into_extents();
+            prop_assert_eq!(read(&map), expected);
+            let mut next = 0;
+            for extent in &map {
+                prop_assert_eq!(extent.block, next);
+                next += extent.count;
+            }
+            prop_assert_eq!(next, blocks);
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_kept() {
+        let old = file(0, &[(0, 3)]);
+        let before = old.iter().map(|one| one.end()).max().expect("some");
+        let (mut map, mut cursor) = (MapBuilder::default(), Cursor::default());
+        assert!(!cursor.keep(&old, before + 1, &mut map));
+        assert_eq!(map.end(), before);
+        let gap = [old[0], old[2]];
+        let (mut map, mut cursor) = (MapBuilder::default(), Cursor::default());
+        assert!(!cursor.keep(&gap, before, &mut map));
+    }
+
+    #[test]
+    fn an_untouched_map_is_as_it_was() {
+        let old = file(0, &[(0, 5), (7, 2)]);
+        let end = old.iter().map(|one| one.end()).max().expect("some");
+        let (mut map, mut cursor) = (MapBuilder::default(), Cursor::default());
+        assert!(cursor.keep(&old, end, &mut map));
+        assert_eq!(map.into_extents().len(), 2, "frames that follow each other are one extent");
+    }
+}

@@ -83,11 +83,7 @@ pub(crate) enum Stored {
     /// These, and no others are read. The file has the length that the walk found.
     Runs(Vec<BlockRun>),
     /// Those whose pages say so, and these. Only where the file is older than the parent.
-    ByPage {
-        since: Lsn,
-        born_before: i64,
-        renewed: Vec<BlockRun>,
-    },
+    ByPage { since: Lsn, born_before: i64, renewed: Vec<BlockRun> },
 }
 
 /// What a backup takes over and what it stores, counted.
@@ -162,7 +158,7 @@ impl Planner {
         if !self.parent.base.can_use(&map) {
             return Ok(Plan::Whole);
         }
-        let (kept, stored) = match self.changes.of(&file, blocks) {
+        let (kept, stored) = match self.changes.of(&file) {
             Touched::All => return Ok(Plan::Whole),
             Touched::Blocks { limit, runs } => {
                 let kept = before.min(blocks).min(limit.unwrap_or(u32::MAX));

@@ -46,7 +46,9 @@ impl Run<'_> {
             Basis::Nothing(why) if wanted == ChangesWanted::Auto => {
                 return Ok(full(vec![passed("parent", why)]));
             }
-            Basis::Nothing(why) => return Err(refused("there is no backup that this one can be laid over", &why)),
+            Basis::Nothing(why) => {
+                return Err(refused("there is no backup that this one can be laid over", &why));
+            }
             Basis::Parent(parent) => Arc::new(parent),
         };
         let mut passed_over = Vec::new();
@@ -151,7 +153,9 @@ fn by_pages(parent: &Parent) -> Result<Changes, String> {
     // Without them a page is marked as all-visible, and its visibility map with it, while its LSN stays
     // (`log_heap_visible`, `heapam.c`): the map would be taken from now and the page from then.
     if !parent.has_checksums {
-        return Err("the cluster has no page checksums, and then not every change of a page changes its LSN".into());
+        return Err(
+            "the cluster has no page checksums, and then not every change of a page changes its LSN".into()
+        );
     }
     Ok(Changes::Pages(parent.since.lsn))
 }

@@ -200,7 +200,8 @@ impl Run<'_> {
         let (observer, theirs) = (Arc::clone(self.observer), owners.clone());
         let buffer_size = self.config.resources.buffer_size as u64;
         let walker = self.spawn("walk", move |stop| {
-            Walker::new(rules, (works, theirs), planner, buffer_size, &*observer, stop).walk(&folder, &archives)
+            Walker::new(rules, (works, theirs), planner, buffer_size, &*observer, stop)
+                .walk(&folder, &archives)
         })?;
         // Where the session dies the server ends the backup, and what was read is worth nothing.
         let watched = self.wait(runtime, async {

@@ -92,10 +92,10 @@ impl Gathered {
     }
 
     /// Which blocks of `bytes`, from block `first` on, are to be passed on.
-    pub(super) fn changed(&self, by: &ByPage, first: u32, bytes: &[u8], extents: usize) -> Vec<BlockRun> {
+    pub(super) fn changed(&self, by: &ByPage, first: u32, bytes: &[u8]) -> Vec<BlockRun> {
         let mut runs = changed_runs(by, first, bytes);
         // A map has only so many extents: from here on everything is passed on.
-        if extents + 2 * (self.fragments + runs.len()) > FRAGMENTS_MAX {
+        if by.extents + 2 * (self.fragments + runs.len()) > FRAGMENTS_MAX {
             let count = u32::try_from(bytes.len() / PAGE_SIZE).expect("buffers are small");
             runs = vec![BlockRun { block: first, count }];
         }

@@ -51,6 +51,8 @@ pub(super) struct ByPage {
     /// Blocks from this one on are passed on whatever they say, and these.
     pub(super) kept: u32,
     pub(super) renewed: Vec<BlockRun>,
+    /// Extents of the older map.
+    pub(super) extents: usize,
     /// The whole map, for a small file whose pages are all as they were.
     pub(super) map: Vec<Extent>,
 }
@@ -147,10 +149,12 @@ fn lay_over(file: &mut OpenFile, over: Over, base: &BaseBackup, most: u32) {
                 return;
             }
             let Some(frames) = base.by_frames(&map, kept) else { return };
+            let extents = map.len();
             let map = if kept == blocks { base.taken_over(&map, kept) } else { None };
             file.overlay = Some(Arc::new(Overlay::Changed { kept: frames, blocks, renews }));
             let renewed = join_runs(renewed);
-            file.passed = Passed::ByPage(ByPage { since, kept, renewed, map: map.unwrap_or_default() });
+            file.passed =
+                Passed::ByPage(ByPage { since, kept, renewed, extents, map: map.unwrap_or_default() });
         }
     }
 }

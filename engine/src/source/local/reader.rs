@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam::channel::{Receiver, TryRecvError};
-use pgstrata_protocol::page::PAGE_SIZE;
 use pgstrata_protocol::Lsn;
+use pgstrata_protocol::page::PAGE_SIZE;
 
 use super::access::ReadAccess;
 use super::changed::{Gathered, changed_runs};
@@ -34,7 +34,7 @@ use crate::repository::{BLOCK, BaseBackup};
 use crate::ring::{Completion, Disk, IoMode, Operation, OperationKind, open_disk};
 use crate::sink::{GROUP, LARGE};
 use crate::stop::Stop;
-use crate::tracking::{BlockRun, Tally};
+use crate::tracking::{BlockRun, Overlay, Tally};
 
 /// What all readers have in common.
 #[derive(Clone)]
@@ -332,7 +332,7 @@ impl Reader {
                 let first = u32::try_from(piece.offset / BLOCK).unwrap_or(u32::MAX);
                 let buffer = buffer.expect("a piece of a large file has bytes");
                 self.begin_large(&piece)?;
-                let runs = self.gathered.changed(by, first, &buffer, by.map.len());
+                let runs = self.gathered.changed(by, first, &buffer);
                 self.hand_on_blocks(&piece, buffer, first, &runs)
             }
             Passed::Blocks(reads) => {
@@ -448,7 +448,12 @@ impl Reader {
             return Ok(());
         }
         self.mouth.clock().book(Spent::Busy);
-        let first = self.shared.numbers.take(files.len() as u64, &self.shared.stop)?;
+        let extents = |(member, _): &(Member, _)| match member.overlay.as_deref() {
+            Some(Overlay::Unchanged(map)) => map.len() as u64,
+            _ => 0,
+        };
+        let extents = files.iter().map(extents).sum();
+        let first = self.shared.numbers.take(files.len() as u64, extents, &self.shared.stop)?;
         self.mouth.clock().book(Spent::Blocked);
         let number = |(sequence, (file, range)): (u64, (Member, _))| (Member { sequence, ..file }, range);
         self.mouth.frame(buffer, (first..).zip(files).map(number).collect())
