@@ -21,6 +21,8 @@ pub(super) enum Tool {
     ReceiveWal,
     /// `pg_verifybackup`
     VerifyBackup,
+    /// `pg_walsummary`
+    WalSummary,
 }
 
 /// What a command line comes to.
@@ -36,7 +38,8 @@ pub(super) enum Parsed<T> {
 
 impl Tool {
     /// All there are.
-    pub(super) const ALL: [Tool; 3] = [Tool::BaseBackup, Tool::ReceiveWal, Tool::VerifyBackup];
+    pub(super) const ALL: [Tool; 4] =
+        [Tool::BaseBackup, Tool::ReceiveWal, Tool::VerifyBackup, Tool::WalSummary];
 
     /// The tool whose name the program was called by, with whatever path.
     pub(super) fn called_as(program: Option<&OsStr>) -> Option<Self> {
@@ -50,6 +53,7 @@ impl Tool {
             Tool::BaseBackup => "pg_basebackup",
             Tool::ReceiveWal => "pg_receivewal",
             Tool::VerifyBackup => "pg_verifybackup",
+            Tool::WalSummary => "pg_walsummary",
         }
     }
 
@@ -126,6 +130,7 @@ impl Tool {
                 "skip-checksums",
                 "wal-directory",
             ],
+            Tool::WalSummary => &["individual", "quiet"],
         }
     }
 
@@ -134,6 +139,7 @@ impl Tool {
             Tool::BaseBackup => "pg_basebackup [OPTION]...",
             Tool::ReceiveWal => "pg_receivewal [OPTION]...",
             Tool::VerifyBackup => "pg_verifybackup [OPTION]... BACKUPDIR",
+            Tool::WalSummary => "pg_walsummary [OPTION]... FILE...",
         }
     }
 
@@ -142,6 +148,7 @@ impl Tool {
             Tool::BaseBackup => "pg_basebackup takes a base backup of a running PostgreSQL server.",
             Tool::ReceiveWal => "pg_receivewal receives PostgreSQL streaming write-ahead logs.",
             Tool::VerifyBackup => "pg_verifybackup verifies a backup against the backup manifest.",
+            Tool::WalSummary => "pg_walsummary prints the contents of a WAL summary file.",
         }
     }
 
@@ -263,6 +270,7 @@ mod tests {
             ("pg_basebackup", Some(Tool::BaseBackup)),
             ("/usr/local/bin/pg_verifybackup", Some(Tool::VerifyBackup)),
             ("pg_receivewal", Some(Tool::ReceiveWal)),
+            ("/x/pg_walsummary", Some(Tool::WalSummary)),
             ("./pgstrata", None),
             ("pg_basebackup.old", None),
             ("", None),

@@ -12,6 +12,7 @@ mod pages;
 mod parent;
 mod plan;
 mod reads;
+mod server;
 mod source;
 
 pub use overlay::{BlockRun, Overlay, Placed};
@@ -22,5 +23,6 @@ pub(crate) use parent::{
 };
 pub(crate) use plan::{FileFacts, Over, Plan, Planner, SPARSE_PERCENT, Stored, Tally};
 pub(crate) use reads::BlockReads;
+pub use server::{ChangesAsked, ServerChanges, SummaryPlace, server_changes};
 pub(crate) use source::Changes;
 pub use source::{ChangesSummary, ChangesWanted, PassedOver};

@@ -58,7 +58,7 @@ pub(super) const CONNECTION_FILES: [(&str, &str); 5] = [
     ("~/.postgresql/postgresql.crt, postgresql.key", "The client's certificate and its key."),
 ];
 
-const PROSE: [(&str, Prose); 7] = [
+const PROSE: [(&str, Prose); 8] = [
     (
         "pgstrata",
         Prose {
@@ -103,6 +103,26 @@ const PROSE: [(&str, Prose); 7] = [
                     "A tablespace that goes elsewhere:",
                     "{typed} -D /backup/monday -T /srv/space=/backup/space -h db1 -U replicator",
                 ),
+            ],
+            on_signal: None,
+        },
+    ),
+    (
+        "walsummary",
+        Prose {
+            description: &[
+                "{typed} prints what WAL summary files say, those that servers from PostgreSQL 17 on keep in pg_wal/summaries where \
+                 summarize_wal is on: which blocks of which relation forks a range of the write-ahead log changed, and to how many \
+                 blocks a fork was cut in it (its limit; 0 where it was made or dropped).",
+                "Each line names the tablespace, the database, the relation's file number and the fork. A file's checksum is its last \
+                 bytes: where the exit status is not 0, what was printed is not to be believed.",
+            ],
+            examples: &[
+                (
+                    "What a summary says:",
+                    "{typed} pg_wal/summaries/0000000100000000010000280000000002000028.summary",
+                ),
+                ("Whether all of them are whole:", "{typed} -q pg_wal/summaries/*.summary"),
             ],
             on_signal: None,
         },
