@@ -1,8 +1,14 @@
 //! What stands in WAL: pages, and the records that run through them (`access/xlog_internal.h`, `access/xlogrecord.h`).
 
+mod change;
 mod checker;
+mod content;
+mod manager;
 mod page;
 mod record;
 
-pub use checker::{WalChecker, WalError, WalOrigin};
+pub use change::{Change, Oids, Relations};
+pub use checker::{Before, Unfinished, WalChecker, WalError, WalOrigin};
+pub use content::{BlockImage, BlockReference, Compression, Contents, Record, RecordSink, WalVersion};
+pub use manager::Manager;
 pub use page::SegmentStart;
