@@ -186,11 +186,6 @@ impl WalChecker {
         self.format.and_then(|format| WalVersion::of_magic(format.magic))
     }
 
-    /// The order of bytes in the log's numbers, once the first page was here.
-    pub(super) fn order(&self) -> Option<ByteOrder> {
-        self.format.map(|format| format.order)
-    }
-
     /// Leaves out the pages between the first of the segment and the one on which the first record begins, as recovery
     /// does: nobody reads them. Returns the position of the next byte. Does nothing before the segment's first header is
     /// here, and behind the first record's page.

@@ -213,11 +213,17 @@ impl<'a> Record<'a> {
         Self { start, end, bytes, order, magic }
     }
 
-    /// Reads the beginning of a record that was checked elsewhere, or never; `None` where its header is not there.
-    pub(super) fn unchecked(start: Lsn, bytes: &'a [u8], order: ByteOrder, magic: u16) -> Option<Self> {
-        let length = bytes.get(..RECORD_HEADER).map(|header| order.u32(header, 0))?;
-        let bytes = &bytes[..bytes.len().min((length as usize).max(RECORD_HEADER))];
-        Some(Self::new(start, Lsn(start.0.saturating_add(length.into())), bytes, order, magic))
+    /// A record that was put together of pieces, not checked; `None` where its header is not all there.
+    pub(super) fn unchecked(
+        start: Lsn,
+        end: Lsn,
+        bytes: &'a [u8],
+        order: ByteOrder,
+        magic: u16,
+    ) -> Option<Self> {
+        let length = bytes.get(..RECORD_HEADER).map(|header| order.u32(header, 0) as usize)?;
+        let bytes = &bytes[..bytes.len().min(length.max(RECORD_HEADER))];
+        Some(Self::new(start, end, bytes, order, magic))
     }
 
     /// Its bytes, or the first of them where it is cut.

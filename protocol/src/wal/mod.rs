@@ -6,9 +6,13 @@ mod content;
 mod manager;
 mod page;
 mod record;
+mod stretch;
+mod summarizer;
 
 pub use change::{Change, Oids, Relations};
 pub use checker::{Before, Unfinished, WalChecker, WalError, WalOrigin};
 pub use content::{BlockImage, BlockReference, Compression, Contents, Record, RecordSink, WalVersion};
 pub use manager::Manager;
 pub use page::SegmentStart;
+pub use stretch::{Head, JoinError, StretchSummarizer, Tail, WalStretch};
+pub use summarizer::{Links, Summarizer};
