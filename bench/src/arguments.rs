@@ -18,6 +18,8 @@ pub(crate) enum Command {
     /// Run a rival and pgstrata in turn, and print both and their ratios
     #[command(subcommand)]
     Compare(Rivalry),
+    /// Measure what backups do to a database under load: latency of its transactions, and its page cache (needs root)
+    Impact(ImpactOptions),
     /// Measure pgstrata's peak memory for the same bytes in few files and in many
     Memory(MemoryOptions),
     /// Run one command and print its cost as JSON; the other commands start each client through this
@@ -139,6 +141,19 @@ pub(crate) struct RepositoryOptions {
     /// Where pgstrata's backups read the cluster
     #[arg(long, value_enum, default_value = "local")]
     pub(crate) source: Source,
+}
+
+/// What `impact` takes. Its pairs are rounds of all programs; the page cache is always half warm.
+#[derive(Debug, Args)]
+pub(crate) struct ImpactOptions {
+    #[command(flatten)]
+    pub(crate) repository: RepositoryOptions,
+    /// Transactions a second
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
+    /// How long the load of each run goes on; more than any of the backups takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(4..=86_400))]
+    pub(crate) seconds: u32,
 }
 
 /// What `memory` takes.

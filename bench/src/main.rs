@@ -14,6 +14,7 @@ mod copy_binary;
 mod dataset;
 mod device;
 mod environment;
+mod impact;
 mod invocation;
 mod machine_cpu;
 mod many_files;
@@ -21,9 +22,11 @@ mod measure;
 mod memory;
 mod one_run;
 mod output;
+mod page_cache;
 mod pairs;
 mod peer;
 mod pgbackrest;
+mod pgbench;
 mod place;
 mod program;
 mod random;
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Compare(Rivalry::Backup(options)) => backup::compare(&options),
         Command::Compare(Rivalry::Restore(options)) => restore::compare(&options),
         Command::Compare(Rivalry::Verify(options)) => verify::compare(&options),
+        Command::Impact(options) => impact::measure(&options),
         Command::Memory(options) => memory::measure(&options),
         Command::MeasureOne(one) => measure::measure_here(&one),
     };
