@@ -95,3 +95,81 @@ fn put_together(
     let Some(all) = all else { return Ok(()) };
     repository.publish_changes(cluster, folder, (system_identifier, size), &all).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pgstrata_protocol::TimelineId;
+    use pgstrata_protocol::summary::{BlockReferences, RelationFork};
+    use pgstrata_protocol::wal::{Head, Links, Tail};
+
+    use super::*;
+    use crate::repository::LocalStore;
+
+    /// The fourth part of a folder, which changed one block.
+    fn quarter(number: u32) -> WalStretch {
+        let at = |offset: u64| Lsn((u64::from(number) << 30) + offset);
+        let fork = RelationFork { tablespace: 1663, database: 5, relation: 16384, fork: 0 };
+        let mut references = BlockReferences::new();
+        references.mark_block(fork, pgstrata_protocol::BlockNumber(number));
+        WalStretch {
+            start: at(0),
+            end: at(1 << 30),
+            magic: [0x18, 0xD1],
+            references,
+            links: Links {
+                first: Some((at(40), if number == 0 { Lsn(0) } else { Lsn(at(0).0 - 100) })),
+                last: Some(Lsn(at(1 << 30).0 - 100)),
+                minimal: None,
+            },
+            head: Head::default(),
+            tail: None,
+        }
+    }
+
+    #[test]
+    fn a_folder_is_put_together_once_all_of_it_is_there() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let repository = Repository::init(Arc::new(LocalStore::new(scratch.path().join("r")))).expect("made");
+        let cluster: ClusterName = "main".parse().expect("valid");
+        let (timeline, owner) = (TimelineId(1), (7, WalSegmentSize::new(1 << 30).expect("valid")));
+        let name = |low| SegmentName { timeline, high: 0, low };
+        let folder = ChangesName::Folder { timeline, high: 0 };
+        for low in [3, 0, 2, 1] {
+            let there = repository.wal_changes(&cluster, folder, None).expect("asked");
+            assert!(there.is_none());
+            let published =
+                repository.publish_changes(&cluster, ChangesName::Segment(name(low)), owner, &quarter(low));
+            assert!(published.expect("published"));
+            put_together(&repository, &cluster, name(0), owner).expect("looked at");
+        }
+        let (all, size) = repository.wal_changes(&cluster, folder, Some(7)).expect("asked").expect("there");
+        assert_eq!((all.start, all.end, size), (Lsn(0), Lsn(1 << 32), owner.1));
+        assert_eq!(all.references.count(), 4);
+        assert_eq!(all.links.first, quarter(0).links.first);
+        assert_eq!(all.links.last, quarter(3).links.last);
+        // Of another system it is none.
+        repository.wal_changes(&cluster, folder, Some(8)).expect_err("another system");
+    }
+
+    #[test]
+    fn an_object_gives_back_what_it_was_given() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let repository = Repository::init(Arc::new(LocalStore::new(scratch.path().join("r")))).expect("made");
+        let cluster: ClusterName = "main".parse().expect("valid");
+        let segment = SegmentName { timeline: TimelineId(2), high: 0, low: 1 };
+        let mut stretch = quarter(1);
+        stretch.head.bytes = vec![1; 3_000_000];
+        (stretch.head.before.length, stretch.head.taken) = (4_000_000, 4_000_000);
+        stretch.tail = Some(Tail { start: Lsn((2 << 30) - 50), have: 50, bytes: vec![2; 50] });
+        stretch.links.minimal = Some(Lsn((1 << 30) + 400));
+        let owner = (7, WalSegmentSize::new(1 << 30).expect("valid"));
+        let name = ChangesName::Segment(segment);
+        repository.publish_changes(&cluster, name, owner, &stretch).expect("published");
+        let (found, _) = repository.wal_changes(&cluster, name, Some(7)).expect("asked").expect("there");
+        assert!(found.references == stretch.references);
+        assert_eq!((found.links, found.head, found.tail), (stretch.links, stretch.head, stretch.tail));
+        assert_eq!((found.start, found.end, found.magic), (stretch.start, stretch.end, stretch.magic));
+    }
+}

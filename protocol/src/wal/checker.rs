@@ -596,4 +596,4 @@ fn cut(bytes: &[u8], limit: u64) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -8,6 +8,8 @@ mod page;
 mod record;
 mod stretch;
 mod summarizer;
+#[cfg(test)]
+mod tests;
 
 pub use change::{Change, Oids, Relations};
 pub use checker::{Before, Unfinished, WalChecker, WalError, WalOrigin};

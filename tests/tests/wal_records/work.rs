@@ -75,7 +75,7 @@ fn files(session: &Sql) {
         "VACUUM FULL w.heap",
         "CLUSTER w.heap USING heap_v_idx",
         "REINDEX TABLE w.indexed",
-        "ALTER TABLE w.moved SET TABLESPACE space0",
+        "ALTER TABLE w.moved SET TABLESPACE space_0",
         "ALTER TABLE w.unlogged SET LOGGED",
         "CREATE MATERIALIZED VIEW w.seen AS SELECT count(*) FROM w.heap; REFRESH MATERIALIZED VIEW w.seen",
         "SELECT i FROM w.heap WHERE i < 10 FOR UPDATE",
@@ -107,7 +107,7 @@ fn databases(source: &Source, major: u32) {
     let strategies: &[&str] = if major >= 15 { &[" STRATEGY wal_log", " STRATEGY file_copy"] } else { &[""] };
     for strategy in strategies {
         session.execute(&format!("CREATE DATABASE d TEMPLATE template0{strategy}"));
-        session.execute("ALTER DATABASE d SET TABLESPACE space0");
+        session.execute("ALTER DATABASE d SET TABLESPACE space_0");
         session.execute("DROP DATABASE d");
         session.execute(&format!("CREATE DATABASE kept{} TEMPLATE template0{strategy}", strategy.len()));
     }
