@@ -39,6 +39,8 @@ pub(crate) enum Rivalry {
     Verifybackup(VerifybackupOptions),
     /// pgbackrest backup and pgstrata backup: a full backup into an empty repository, durable
     Backup(RepositoryOptions),
+    /// pgbackrest --type=incr or pg_basebackup --incremental, and pgstrata backup, after a change of some pages
+    Incremental(IncrementalOptions),
     /// pgbackrest restore and pgstrata restore: into an empty folder, durable
     Restore(RepositoryOptions),
     /// pgbackrest verify and pgstrata verify, each of its own repository with one backup
@@ -143,6 +145,25 @@ pub(crate) struct RepositoryOptions {
     pub(crate) source: Source,
 }
 
+/// What `compare incremental` takes.
+#[derive(Debug, Args)]
+pub(crate) struct IncrementalOptions {
+    #[command(flatten)]
+    pub(crate) repository: RepositoryOptions,
+    /// Share of the pages of all large tables that is changed before each pair, in percent
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub(crate) percent: u32,
+    /// Which pages these are
+    #[arg(long, value_enum, default_value = "scattered")]
+    pub(crate) pattern: Pattern,
+    /// Whom to compare with; pg_basebackup from version 17 on
+    #[arg(long, value_enum, default_value = "pgbackrest")]
+    pub(crate) rival: Rival,
+    /// What tells pgstrata the changes
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) changes: Tracked,
+}
+
 /// What `impact` takes. Its pairs are rounds of all programs; the page cache is always half warm.
 #[derive(Debug, Args)]
 pub(crate) struct ImpactOptions {
@@ -223,6 +244,51 @@ pub(crate) enum Packed {
     Lz4,
     /// Nothing.
     None,
+}
+
+/// `--pattern`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pattern {
+    /// Spread evenly.
+    Scattered,
+    /// Side by side.
+    Clustered,
+}
+
+/// `--rival`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rival {
+    /// pgBackRest's incremental backups.
+    #[value(name = "pgbackrest")]
+    PgBackRest,
+    /// PostgreSQL's own.
+    #[value(name = "pg_basebackup")]
+    PgBasebackup,
+}
+
+/// `--changes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tracked {
+    /// What pgstrata chooses.
+    Auto,
+    /// The server's summaries (17 and newer).
+    Server,
+    /// The WAL archive, which is set up for it.
+    Archive,
+    /// The LSNs of pages.
+    Pages,
+}
+
+impl Tracked {
+    /// As pgstrata's option names it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Server => "server",
+            Self::Archive => "archive",
+            Self::Pages => "pages",
+        }
+    }
 }
 
 /// `--source`.

@@ -15,6 +15,7 @@ mod dataset;
 mod device;
 mod environment;
 mod impact;
+mod incremental;
 mod invocation;
 mod machine_cpu;
 mod many_files;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Command::Compare(Rivalry::Receivewal(options)) => receivewal::compare(&options),
         Command::Compare(Rivalry::Verifybackup(options)) => verifybackup::compare(&options),
         Command::Compare(Rivalry::Backup(options)) => backup::compare(&options),
+        Command::Compare(Rivalry::Incremental(options)) => incremental::compare(&options),
         Command::Compare(Rivalry::Restore(options)) => restore::compare(&options),
         Command::Compare(Rivalry::Verify(options)) => verify::compare(&options),
         Command::Impact(options) => impact::measure(&options),
