@@ -42,6 +42,7 @@ mod secret;
 mod store;
 mod summary;
 mod tree;
+mod wal_changes;
 mod wal_check;
 mod wal_names;
 mod wal_object;
@@ -85,6 +86,7 @@ pub use summary::{
 };
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;
+pub use wal_changes::{ChangesName, ChangesObjectSummary, RecordHead, RecordTail};
 pub use wal_names::{InvalidWalName, SegmentName, WalName};
 pub use wal_object::{WalObject, WalSummary};
 pub(crate) use wal_object::{WalObjectWriter, WalOwner, WalPublished};

@@ -7,6 +7,7 @@
 //! A wrong "unchanged" is data loss, so everything that is not known to be unchanged is read and stored: files that are no
 //! main fork of a relation, files that the parent has not, blocks behind the parent's end or behind a limit.
 
+mod archive;
 mod overlay;
 mod pages;
 mod parent;
@@ -15,6 +16,7 @@ mod reads;
 mod server;
 mod source;
 
+pub use archive::{ArchiveChanges, ArchiveRange, Missing, archive_changes};
 pub use overlay::{BlockRun, Overlay, Placed};
 pub(crate) use overlay::{Cursor, FRAGMENTS_MAX, MapBuilder, blocks_of, join_runs};
 pub(crate) use pages::is_changed;

@@ -11,7 +11,7 @@ use pgstrata_protocol::{Lsn, TimelineId};
 use super::parts::chain;
 use crate::failure::Failure;
 use crate::repository::{
-    BackupSummary, ClusterName, Repository, RepositoryError, SegmentName, WalName, WalSummary,
+    BackupSummary, ChangesName, ClusterName, Repository, RepositoryError, SegmentName, WalName, WalSummary,
 };
 
 /// An archive's content.
@@ -143,6 +143,7 @@ fn read_folder(
                 None => stray(name),
             },
             Some(_) => {}
+            None if of_changes(name, timeline, high) => {}
             None => stray(name),
         }
     }
@@ -152,6 +153,11 @@ fn read_folder(
     for (number, parts) in parts.into_iter().filter(|(number, _)| !whole.contains(number)) {
         wal.parts.insert(number, chain(&parts).1.into());
     }
+}
+
+/// Whether a name is one of what the WAL of this folder changed.
+fn of_changes(name: &str, timeline: TimelineId, high: u32) -> bool {
+    name.parse().is_ok_and(|name: ChangesName| name.folder() == (timeline, high))
 }
 
 fn number(name: &str) -> Option<u32> {
