@@ -21,7 +21,7 @@ use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, Sy
 use crate::repository::{
     ClusterName, FrameCompression, RepositoryDestination, ReuseConfig, ReuseFrom, StoredBackup,
 };
-use crate::tracking::{ChangesSummary, ChangesWanted, PassedOver};
+use crate::tracking::{ChangeSource, ChangesSummary, ChangesWanted, PassedOver};
 
 /// What frames are compressed with unless something else is said.
 const COMPRESS: &str = "zstd:1";
@@ -42,6 +42,10 @@ pub(super) enum ChangesArg {
     /// The cheapest source that covers what lies between
     #[default]
     Auto,
+    /// The server's WAL summaries (17 and newer)
+    Server,
+    /// The WAL in the repository's archive, and in the server's pg_wal
+    Archive,
     /// The LSNs of pages, all of which are read
     Pages,
 }
@@ -50,7 +54,9 @@ impl ChangesArg {
     fn wanted(self) -> ChangesWanted {
         match self {
             Self::Auto => ChangesWanted::Auto,
-            Self::Pages => ChangesWanted::Pages,
+            Self::Server => ChangesWanted::Only(ChangeSource::Server),
+            Self::Archive => ChangesWanted::Only(ChangeSource::Archive),
+            Self::Pages => ChangesWanted::Only(ChangeSource::Pages),
         }
     }
 }

@@ -27,4 +27,4 @@ pub(crate) use plan::{FileFacts, Over, Plan, Planner, SPARSE_PERCENT, Stored, Ta
 pub(crate) use reads::BlockReads;
 pub use server::{ChangesAsked, ServerChanges, SummaryPlace, server_changes};
 pub(crate) use source::Changes;
-pub use source::{ChangesSummary, ChangesWanted, PassedOver};
+pub use source::{ChangeSource, ChangesSummary, ChangesWanted, PassedOver};

@@ -38,8 +38,8 @@ pub(crate) struct Parent {
 pub(crate) enum Basis {
     /// Nothing, and why.
     Nothing(String),
-    /// A backup.
-    Parent(Parent),
+    /// A backup, and the history that leads from it to the new one.
+    Parent(Parent, History),
 }
 
 /// Why a backup is not laid under a new one.

@@ -27,7 +27,7 @@ const BUDGET_LEAST: u64 = 16 << 20;
 /// A file of which at least so many tenths have changed is stored whole: it is read at one go, and has a checksum.
 const WHOLE_TENTHS: u64 = 8;
 /// Seconds by which a file must be older than the parent: clocks are read here and there.
-const OLDER: i64 = 2;
+const OLDER: i64 = 1;
 
 /// What becomes of a file.
 #[derive(Debug, Default)]

@@ -20,8 +20,34 @@ pub enum ChangesWanted {
     Auto,
     /// Nothing: a full backup.
     Full,
-    /// The LSNs in the headers of pages: everything is read. Where that is not possible, the backup fails.
+    /// This one. Where it does not know all, the backup fails.
+    Only(ChangeSource),
+}
+
+/// A source of change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeSource {
+    /// The server's own WAL summaries.
+    Server,
+    /// The WAL in the repository's archive and in the server's `pg_wal`.
+    Archive,
+    /// The LSNs in the headers of pages: everything is read.
     Pages,
+}
+
+impl ChangeSource {
+    /// All, the cheapest first.
+    pub const ALL: [Self; 3] = [Self::Server, Self::Archive, Self::Pages];
+
+    /// What summaries and options call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Archive => "archive",
+            Self::Pages => "pages",
+        }
+    }
 }
 
 /// What a backup went by, for the record.
@@ -69,8 +95,8 @@ pub struct PassedOver {
 pub(crate) enum Changes {
     /// Pages that were changed have this LSN or a later one; each is looked at.
     Pages(Lsn),
-    /// The WAL between changed these blocks, by a source of this name.
-    Wal(&'static str, BlockReferences),
+    /// The WAL between changed these blocks.
+    Wal(BlockReferences),
 }
 
 /// What is known of one segment file of a relation.
@@ -89,19 +115,11 @@ pub(crate) enum Touched {
 }
 
 impl Changes {
-    /// What the summary calls it.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Pages(_) => "pages",
-            Self::Wal(name, _) => name,
-        }
-    }
-
     /// What is known of a relation's file.
     pub(crate) fn of(&self, file: &RelationFile) -> Touched {
         match self {
             Self::Pages(since) => Touched::ByPage(*since),
-            Self::Wal(_, references) => touched(references, file),
+            Self::Wal(references) => touched(references, file),
         }
     }
 }

@@ -21,7 +21,7 @@ fn number(summary: &Value, what: &str) -> u64 {
 
 /// The sources of change that a server of this version has.
 fn sources(major: u32) -> &'static [&'static str] {
-    if major >= 99 { &["server", "pages"] } else { &["pages"] }
+    if major >= 17 { &["server", "archive", "pages"] } else { &["archive", "pages"] }
 }
 
 /// Restores, boots and compares with the source.

@@ -1,19 +1,31 @@
 //! What a backup is laid over: the newest backup that can be, and the source that says what changed since.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use pgstrata_protocol::control::ControlFile;
+use pgstrata_protocol::names::WalSegmentSize;
 use pgstrata_protocol::replication::command::timeline_history;
 use pgstrata_protocol::replication::{BackupPosition, TimelineHistory, TimelineHistoryFile};
 
 use super::super::run::Run;
 use crate::connect::{ControlRuntime, Purpose, Session};
 use crate::failure::Failure;
-use crate::repository::{Manifest, RepositoryWriting};
+use crate::repository::{Manifest, RepositoryDestination, RepositoryWriting};
 use crate::tracking::{
-    BaseChoice, Basis, CANDIDATES, Changes, ChangesSummary, ChangesWanted, History, Parent, PassedOver,
-    check_blocks, check_history,
+    ArchiveRange, BaseChoice, Basis, CANDIDATES, ChangeSource, Changes, ChangesAsked, ChangesSummary,
+    ChangesWanted, History, Parent, PassedOver, ServerChanges, SummaryPlace, archive_changes, check_blocks,
+    check_history, server_changes,
 };
+
+/// What is known of the cluster.
+pub(super) struct BasisFacts<'a> {
+    pub(super) destination: &'a RepositoryDestination,
+    /// Its control file, now that the backup has begun.
+    pub(super) control: &'a ControlFile,
+    pub(super) segment_size: WalSegmentSize,
+    pub(super) data_directory: &'a Path,
+}
 
 /// What a backup is laid over, and how that came.
 pub(super) struct Chosen {
@@ -26,10 +38,11 @@ impl Run<'_> {
     pub(super) fn choose_basis(
         &self,
         runtime: &ControlRuntime,
-        wanted: ChangesWanted,
-        (start, control): (BackupPosition, &ControlFile),
+        start: BackupPosition,
+        facts: &BasisFacts<'_>,
         writing: &mut RepositoryWriting,
     ) -> Result<Chosen, Failure> {
+        let (wanted, control) = (facts.destination.changes, facts.control);
         let full = |why: Vec<PassedOver>| Chosen {
             over: None,
             summary: ChangesSummary { source: "full".into(), passed_over: why, ..ChangesSummary::default() },
@@ -49,27 +62,99 @@ impl Run<'_> {
             Basis::Nothing(why) => {
                 return Err(refused("there is no backup that this one can be laid over", &why));
             }
-            Basis::Parent(parent) => Arc::new(parent),
+            Basis::Parent(parent, history) => (parent, history),
         };
-        let mut passed_over = Vec::new();
-        let changes = match by_pages(&parent) {
-            Ok(changes) => Some(changes),
-            Err(why) if wanted == ChangesWanted::Pages => {
-                return Err(refused("page LSNs do not say what changed", &why));
+        let (parent, history) = parent;
+        let parent = Arc::new(parent);
+        let (mut passed_over, mut found) = (Vec::new(), None);
+        for source in ChangeSource::ALL {
+            if matches!(wanted, ChangesWanted::Only(only) if only != source) {
+                continue;
             }
-            Err(why) => {
-                passed_over.push(passed("pages", why));
-                None
+            let known = match source {
+                ChangeSource::Server => self.by_server(runtime, &parent, (start, facts), &history)?,
+                ChangeSource::Archive => self.by_archive(&parent, (start, facts), &history)?,
+                ChangeSource::Pages => by_pages(&parent),
+            };
+            match known {
+                Ok(changes) => {
+                    found = Some((source, changes));
+                    break;
+                }
+                Err(why) if wanted != ChangesWanted::Auto => {
+                    let what = format!("{} does not say all that changed", source.name());
+                    return Err(refused(&what, &why));
+                }
+                Err(why) => passed_over.push(passed(source.name(), why)),
             }
-        };
-        let Some(changes) = changes else { return Ok(full(passed_over)) };
+        }
+        let Some((source, changes)) = found else { return Ok(full(passed_over)) };
         let summary = ChangesSummary {
-            source: changes.name().into(),
+            source: source.name().into(),
             passed_over,
             since: Some(parent.since.lsn.to_string()),
             ..ChangesSummary::default()
         };
         Ok(Chosen { over: Some((parent, changes)), summary })
+    }
+
+    /// What the server's own summaries say.
+    fn by_server(
+        &self,
+        runtime: &ControlRuntime,
+        parent: &Parent,
+        (start, facts): (BackupPosition, &BasisFacts<'_>),
+        history: &History,
+    ) -> Result<Result<Changes, String>, Failure> {
+        let asked = ChangesAsked {
+            from: parent.since,
+            to: start,
+            history: history.clone(),
+            place: SummaryPlace::Folder(facts.data_directory.join("pg_wal/summaries")),
+            patience: None,
+        };
+        let settings = self.config.connection.clone().or_database("postgres");
+        let known = self.wait(runtime, async {
+            let mut session = Session::connect(&settings, Purpose::Sql, self.notices()).await?;
+            session.set_stall_limit(Some(self.config.stall_timeout));
+            let known = server_changes(&mut session, &asked).await?;
+            session.close().await;
+            Ok(known)
+        })?;
+        Ok(match known {
+            ServerChanges::Known { changes, .. } => Ok(Changes::Wal(changes)),
+            ServerChanges::Unknown(why) => Err(why),
+        })
+    }
+
+    /// What the WAL says that is archived, or still in `pg_wal`.
+    fn by_archive(
+        &self,
+        parent: &Parent,
+        (start, facts): (BackupPosition, &BasisFacts<'_>),
+        history: &History,
+    ) -> Result<Result<Changes, String>, Failure> {
+        let none = TimelineHistory { timeline: start.timeline, switches: Vec::new() };
+        let pg_wal = facts.data_directory.join("pg_wal");
+        let range = ArchiveRange {
+            repository: &facts.destination.repository,
+            cluster: &facts.destination.cluster,
+            system_identifier: facts.control.system_identifier,
+            segment_size: facts.segment_size,
+            history: history.as_ref().unwrap_or(&none),
+            from_timeline: parent.since.timeline,
+            from: parent.since.lsn,
+            to: start.lsn,
+            pg_wal: Some(&pg_wal),
+        };
+        match archive_changes(&range, self.stop) {
+            Ok(Ok(changes)) => Ok(Ok(Changes::Wal(changes.references))),
+            Ok(Err(missing)) => Ok(Err(missing.to_string())),
+            Err(failure) => match BaseChoice::of(failure) {
+                BaseChoice::Failed(failure) => Err(failure),
+                BaseChoice::Unfit(why) => Ok(Err(why)),
+            },
+        }
     }
 
     /// The newest backup of this history whose files can be laid under the new ones.
@@ -89,7 +174,7 @@ impl Run<'_> {
         let mut first = None;
         for id in backups {
             match self.try_parent((id, start, control), &history, writing) {
-                Ok(parent) => return Ok(Basis::Parent(parent)),
+                Ok(parent) => return Ok(Basis::Parent(parent, history)),
                 Err(BaseChoice::Failed(failure)) => return Err(failure),
                 Err(BaseChoice::Unfit(why)) => {
                     first.get_or_insert_with(|| format!("backup {id}: {why}"));

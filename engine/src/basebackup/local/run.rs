@@ -17,7 +17,7 @@ use super::super::progress::Phase;
 use super::super::report::{Phases, Report};
 use super::super::run::{Run, Totals};
 use super::super::target::Claims;
-use super::basis::Chosen;
+use super::basis::{BasisFacts, Chosen};
 use super::held::{Held, SqlFacts};
 use super::proof::Examined;
 use super::transfer::{Job, Moved};
@@ -98,8 +98,13 @@ impl Run<'_> {
             wal_folders: Rules::wal_folders_of(facts.version.major()),
             folder_mode: facts.folder_mode,
         };
-        let Chosen { over, mut summary } =
-            self.choose_basis(&runtime, destination.changes, (start, &control), writing)?;
+        let basis = BasisFacts {
+            destination,
+            control: &control,
+            segment_size: facts.segment_size,
+            data_directory: &examined.data_directory,
+        };
+        let Chosen { over, mut summary } = self.choose_basis(&runtime, start, &basis, writing)?;
         let tally = Arc::new(Tally::default());
         let base_backup = over.as_ref().map(|(parent, _)| Arc::clone(&parent.base));
         let places = |archive: &Archive| match archive.tablespace {
