@@ -20,6 +20,7 @@ pub mod ring;
 pub mod sink;
 pub mod source;
 pub mod stop;
+pub mod tracking;
 pub mod verify;
 pub mod wal;
 pub mod walarchive;

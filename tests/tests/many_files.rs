@@ -13,6 +13,7 @@ use pgstrata::repository::{
     RepositoryDestination, ReuseConfig, Tree, check,
 };
 use pgstrata::stop::Stop;
+use pgstrata::tracking::ChangesWanted;
 use pgstrata_tests::Scratch;
 use pgstrata_tests::fake::{FakeServer, ManyFiles, Script};
 use pgstrata_tests::in_process::{backup_config, run_backup};
@@ -28,6 +29,7 @@ fn backup(conninfo: &str, repo: &Path) -> Report {
         compression: FrameCompression::Zstd(1),
         pack_size: PACK_SIZE,
         reuse: ReuseConfig::default(),
+        changes: ChangesWanted::Auto,
     });
     let config = backup_config(conninfo, destination, Resources::for_cores(2));
     run_backup(&config, |text| panic!("{text}")).expect("a backup")

@@ -14,6 +14,7 @@ use pgstrata::repository::{
 use pgstrata::restore::{RestoreConfig, RestoreOptions, RestoreReport, RestoreResources, run as run_restore};
 use pgstrata::ring::{FaultKind, FaultPlan};
 use pgstrata::stop::Stop;
+use pgstrata::tracking::ChangesWanted;
 use pgstrata_tests as harness;
 use pgstrata_tests::fake::{FakeBackup, FakeServer, Member, Script};
 use pgstrata_tests::in_process::{backup_config, run_backup};
@@ -414,6 +415,7 @@ fn faulty_backup(conninfo: &str, repo: &Path, faults: Option<FaultPlan>) -> Resu
         compression: FrameCompression::Lz4,
         pack_size: PACK_SIZE,
         reuse: ReuseConfig { from: ReuseFrom::Nothing, ..ReuseConfig::default() },
+        changes: ChangesWanted::Full,
     });
     // Nothing that anybody would want to hear, but for what a failed backup leaves.
     let warned = |text: &str| assert!(text.contains("are kept: the next backup"), "{text}");

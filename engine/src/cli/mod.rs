@@ -40,6 +40,7 @@ mod summary;
 mod verify;
 mod verifybackup;
 mod wal;
+mod walsummary;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -87,6 +88,9 @@ enum Command {
     #[command(name = "verifybackup")]
     VerifyBackup(Box<verifybackup::VerifyBackupArgs>),
     Wal(wal::WalArgs),
+    /// Print the contents of a WAL summary file
+    #[command(name = "walsummary")]
+    WalSummary(walsummary::WalSummaryArgs),
 }
 
 /// Runs the program with the arguments of this process.
@@ -123,6 +127,7 @@ fn as_tool(tool: Tool, arguments: Vec<OsString>) -> Result<Command, ExitCode> {
         Tool::CombineBackup => settle(tool.parse(arguments)).map(Command::CombineBackup),
         Tool::ReceiveWal => settle(tool.parse(arguments)).map(Command::ReceiveWal),
         Tool::VerifyBackup => settle(tool.parse(arguments)).map(Command::VerifyBackup),
+        Tool::WalSummary => settle(tool.parse(arguments)).map(|arguments| Command::WalSummary(*arguments)),
     }
 }
 
@@ -156,6 +161,7 @@ fn run(command: &Command) -> ExitCode {
         Command::VerifyBackup(args) => verifybackup::run(args),
         // Recovery reads more than success and failure from the exit status.
         Command::Wal(args) => return wal::run(args),
+        Command::WalSummary(args) => walsummary::run(args),
     };
     status(outcome)
 }

@@ -23,6 +23,8 @@ pub(super) enum Tool {
     ReceiveWal,
     /// `pg_verifybackup`
     VerifyBackup,
+    /// `pg_walsummary`
+    WalSummary,
 }
 
 /// What a command line comes to.
@@ -38,8 +40,8 @@ pub(super) enum Parsed<T> {
 
 impl Tool {
     /// All there are.
-    pub(super) const ALL: [Tool; 4] =
-        [Tool::BaseBackup, Tool::CombineBackup, Tool::ReceiveWal, Tool::VerifyBackup];
+    pub(super) const ALL: [Tool; 5] =
+        [Tool::BaseBackup, Tool::CombineBackup, Tool::ReceiveWal, Tool::VerifyBackup, Tool::WalSummary];
 
     /// The tool whose name the program was called by, with whatever path.
     pub(super) fn called_as(program: Option<&OsStr>) -> Option<Self> {
@@ -54,6 +56,7 @@ impl Tool {
             Tool::CombineBackup => "pg_combinebackup",
             Tool::ReceiveWal => "pg_receivewal",
             Tool::VerifyBackup => "pg_verifybackup",
+            Tool::WalSummary => "pg_walsummary",
         }
     }
 
@@ -144,6 +147,7 @@ impl Tool {
                 "skip-checksums",
                 "wal-directory",
             ],
+            Tool::WalSummary => &["individual", "quiet"],
         }
     }
 
@@ -153,6 +157,7 @@ impl Tool {
             Tool::CombineBackup => "pg_combinebackup [OPTION]... DIRECTORY...",
             Tool::ReceiveWal => "pg_receivewal [OPTION]...",
             Tool::VerifyBackup => "pg_verifybackup [OPTION]... BACKUPDIR",
+            Tool::WalSummary => "pg_walsummary [OPTION]... FILE...",
         }
     }
 
@@ -162,6 +167,7 @@ impl Tool {
             Tool::CombineBackup => "pg_combinebackup reconstructs full backups from incrementals.",
             Tool::ReceiveWal => "pg_receivewal receives PostgreSQL streaming write-ahead logs.",
             Tool::VerifyBackup => "pg_verifybackup verifies a backup against the backup manifest.",
+            Tool::WalSummary => "pg_walsummary prints the contents of a WAL summary file.",
         }
     }
 
@@ -284,6 +290,7 @@ mod tests {
             ("/usr/local/bin/pg_verifybackup", Some(Tool::VerifyBackup)),
             ("pg_receivewal", Some(Tool::ReceiveWal)),
             ("/x/pg_combinebackup", Some(Tool::CombineBackup)),
+            ("/x/pg_walsummary", Some(Tool::WalSummary)),
             ("./pgstrata", None),
             ("pg_basebackup.old", None),
             ("", None),

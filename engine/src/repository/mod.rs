@@ -8,6 +8,7 @@
 //! create-if-absent, after every pack it refers to is durable; bytes that are read are compared with their hashes.
 
 mod address;
+mod base_backup;
 mod catalogue;
 mod check;
 mod cipher;
@@ -44,6 +45,7 @@ mod secret;
 mod store;
 mod summary;
 mod tree;
+mod wal_changes;
 mod wal_check;
 mod wal_history;
 mod wal_names;
@@ -51,6 +53,7 @@ mod wal_object;
 mod writing;
 
 pub use address::open_store;
+pub(crate) use base_backup::{BaseBackup, BaseFiles};
 pub use catalogue::Placed;
 pub use check::{CheckConfig, CheckReport, check};
 pub use codec::{FrameCompression, FrameDecoder, FrameEncoder};
@@ -88,6 +91,7 @@ pub use summary::{
 };
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;
+pub use wal_changes::{ChangesName, ChangesObjectSummary, RecordHead, RecordTail};
 pub use wal_names::{InvalidWalName, SegmentName, WalName};
 pub use wal_object::{WalObject, WalSummary};
 pub(crate) use wal_object::{WalObjectWriter, WalOwner, WalPublished};

@@ -19,6 +19,7 @@
 //! over a table, and [`SummaryWriter`] writes one.
 
 mod chunk;
+mod coverage;
 mod decoder;
 mod error;
 mod fork;
@@ -29,6 +30,7 @@ mod references;
 mod tests;
 mod writer;
 
+pub use coverage::{LineageError, covering, wal_between};
 pub use decoder::{ChunkBlocks, SummaryDecoder, SummaryEvent};
 pub use error::SummaryError;
 pub use fork::{MAX_FORK, RelationFork};

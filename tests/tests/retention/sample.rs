@@ -12,6 +12,7 @@ use pgstrata::repository::{
     PACK_SIZE, Repository, RepositoryDestination, RetentionRules, ReuseConfig, Store, check, expire,
 };
 use pgstrata::stop::Stop;
+use pgstrata::tracking::ChangesWanted;
 use pgstrata_tests::fake::{FakeBackup, FakeServer, Member, Script};
 use pgstrata_tests::in_process::{backup_config, run_backup};
 
@@ -37,6 +38,7 @@ pub(crate) fn backup(server: &FakeServer, store: Arc<dyn Store>) -> Result<Repor
         pack_size: PACK_SIZE,
         // So packs are shared with older backups.
         reuse: ReuseConfig::default(),
+        changes: ChangesWanted::Auto,
     });
     let mut config = backup_config(&server.conninfo(), destination, resources);
     config.sync = false;

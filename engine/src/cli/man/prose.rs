@@ -58,7 +58,7 @@ pub(super) const CONNECTION_FILES: [(&str, &str); 5] = [
     ("~/.postgresql/postgresql.crt, postgresql.key", "The client's certificate and its key."),
 ];
 
-const PROSE: [(&str, Prose); 8] = [
+const PROSE: [(&str, Prose); 9] = [
     (
         "pgstrata",
         Prose {
@@ -130,6 +130,26 @@ const PROSE: [(&str, Prose); 8] = [
                     "A tablespace goes elsewhere:",
                     "{typed} -T /backup/space=/srv/space -o /restore/monday /backup/sunday /backup/monday",
                 ),
+            ],
+            on_signal: None,
+        },
+    ),
+    (
+        "walsummary",
+        Prose {
+            description: &[
+                "{typed} prints what WAL summary files say, those that servers from PostgreSQL 17 on keep in pg_wal/summaries where \
+                 summarize_wal is on: which blocks of which relation forks a range of the write-ahead log changed, and to how many \
+                 blocks a fork was cut in it (its limit; 0 where it was made or dropped).",
+                "Each line names the tablespace, the database, the relation's file number and the fork. A file's checksum is its last \
+                 bytes: where the exit status is not 0, what was printed is not to be believed.",
+            ],
+            examples: &[
+                (
+                    "What a summary says:",
+                    "{typed} pg_wal/summaries/0000000100000000010000280000000002000028.summary",
+                ),
+                ("Whether all of them are whole:", "{typed} -q pg_wal/summaries/*.summary"),
             ],
             on_signal: None,
         },
