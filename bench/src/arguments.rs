@@ -18,6 +18,8 @@ pub(crate) enum Command {
     /// Run a rival and pgstrata in turn, and print both and their ratios
     #[command(subcommand)]
     Compare(Rivalry),
+    /// Measure what backups do to a database under load: latency of its transactions, and its page cache (needs root)
+    Impact(ImpactOptions),
     /// Measure pgstrata's peak memory for the same bytes in few files and in many
     Memory(MemoryOptions),
     /// Run one command and print its cost as JSON; the other commands start each client through this
@@ -35,8 +37,12 @@ pub(crate) enum Rivalry {
     Receivewal(ReceivewalOptions),
     /// pg_verifybackup and pgstrata verifybackup, on one finished backup, without parsing WAL
     Verifybackup(VerifybackupOptions),
+    /// pg_combinebackup and pgstrata combinebackup: a full backup and incremental ones (17 or newer), durable
+    Combinebackup(CombinebackupOptions),
     /// pgbackrest backup and pgstrata backup: a full backup into an empty repository, durable
     Backup(RepositoryOptions),
+    /// pgbackrest --type=incr or pg_basebackup --incremental, and pgstrata backup, after a change of some pages
+    Incremental(IncrementalOptions),
     /// pgbackrest restore and pgstrata restore: into an empty folder, durable
     Restore(RepositoryOptions),
     /// pgbackrest verify and pgstrata verify, each of its own repository with one backup
@@ -112,6 +118,22 @@ pub(crate) struct VerifybackupOptions {
     pub(crate) format: Format,
 }
 
+/// What `compare combinebackup` takes.
+#[derive(Debug, Args)]
+pub(crate) struct CombinebackupOptions {
+    #[command(flatten)]
+    pub(crate) compare: CompareOptions,
+    /// Incremental backups in the chain
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub(crate) incrementals: u32,
+    /// Percent of the rows' pages that change before each of them, scattered
+    #[arg(long, value_name = "PERCENT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) changed: u32,
+    /// Give both one more option, such as --both=--copy-file-range; may be repeated
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    pub(crate) both: Vec<OsString>,
+}
+
 /// What `compare receivewal` takes. The size is that of the WAL.
 #[derive(Debug, Args)]
 pub(crate) struct ReceivewalOptions {
@@ -139,6 +161,38 @@ pub(crate) struct RepositoryOptions {
     /// Where pgstrata's backups read the cluster
     #[arg(long, value_enum, default_value = "local")]
     pub(crate) source: Source,
+}
+
+/// What `compare incremental` takes.
+#[derive(Debug, Args)]
+pub(crate) struct IncrementalOptions {
+    #[command(flatten)]
+    pub(crate) repository: RepositoryOptions,
+    /// Share of the pages of all large tables that is changed before each pair, in percent
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub(crate) percent: u32,
+    /// Which pages these are
+    #[arg(long, value_enum, default_value = "scattered")]
+    pub(crate) pattern: Pattern,
+    /// Whom to compare with; pg_basebackup from version 17 on
+    #[arg(long, value_enum, default_value = "pgbackrest")]
+    pub(crate) rival: Rival,
+    /// What tells pgstrata the changes
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) changes: Tracked,
+}
+
+/// What `impact` takes. Its pairs are rounds of all programs; the page cache is always half warm.
+#[derive(Debug, Args)]
+pub(crate) struct ImpactOptions {
+    #[command(flatten)]
+    pub(crate) repository: RepositoryOptions,
+    /// Transactions a second
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
+    /// How long the load of each run goes on; more than any of the backups takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(4..=86_400))]
+    pub(crate) seconds: u32,
 }
 
 /// What `memory` takes.
@@ -208,6 +262,51 @@ pub(crate) enum Packed {
     Lz4,
     /// Nothing.
     None,
+}
+
+/// `--pattern`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pattern {
+    /// Spread evenly.
+    Scattered,
+    /// Side by side.
+    Clustered,
+}
+
+/// `--rival`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rival {
+    /// pgBackRest's incremental backups.
+    #[value(name = "pgbackrest")]
+    PgBackRest,
+    /// PostgreSQL's own.
+    #[value(name = "pg_basebackup")]
+    PgBasebackup,
+}
+
+/// `--changes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tracked {
+    /// What pgstrata chooses.
+    Auto,
+    /// The server's summaries (17 and newer).
+    Server,
+    /// The WAL archive, which is set up for it.
+    Archive,
+    /// The LSNs of pages.
+    Pages,
+}
+
+impl Tracked {
+    /// As pgstrata's option names it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Server => "server",
+            Self::Archive => "archive",
+            Self::Pages => "pages",
+        }
+    }
 }
 
 /// `--source`.

@@ -105,8 +105,13 @@ pub(crate) fn start(cluster: &Cluster, place: &Place) -> anyhow::Result<Server> 
 /// The same, for clients that come that way.
 pub(crate) fn start_for(cluster: &Cluster, place: &Place, over: Over) -> anyhow::Result<Server> {
     let more = reach::settings(over, cluster, place)?;
-    let mut settings = MEASURE_SETTINGS.to_vec();
-    settings.extend(more.iter().map(|(name, value)| (*name, value.as_str())));
+    let more: Vec<_> = more.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    start_with(cluster, place, &more)
+}
+
+/// The same, with further settings.
+pub(crate) fn start_with(cluster: &Cluster, place: &Place, more: &[(&str, &str)]) -> anyhow::Result<Server> {
+    let settings = [&MEASURE_SETTINGS[..], more].concat();
     let server = cluster.start(&settings)?;
     let mut client = sql::connect(&server)?;
     sql::execute(&mut client, "CHECKPOINT")?;

@@ -9,11 +9,14 @@ mod backup;
 mod basebackup;
 mod cache;
 mod cluster;
+mod combinebackup;
 mod compare;
 mod copy_binary;
 mod dataset;
 mod device;
 mod environment;
+mod impact;
+mod incremental;
 mod invocation;
 mod machine_cpu;
 mod many_files;
@@ -21,9 +24,11 @@ mod measure;
 mod memory;
 mod one_run;
 mod output;
+mod page_cache;
 mod pairs;
 mod peer;
 mod pgbackrest;
+mod pgbench;
 mod place;
 mod program;
 mod random;
@@ -53,9 +58,12 @@ fn main() -> ExitCode {
         Command::Compare(Rivalry::Tar(options)) => tar::compare(&options),
         Command::Compare(Rivalry::Receivewal(options)) => receivewal::compare(&options),
         Command::Compare(Rivalry::Verifybackup(options)) => verifybackup::compare(&options),
+        Command::Compare(Rivalry::Combinebackup(options)) => combinebackup::compare(&options),
         Command::Compare(Rivalry::Backup(options)) => backup::compare(&options),
+        Command::Compare(Rivalry::Incremental(options)) => incremental::compare(&options),
         Command::Compare(Rivalry::Restore(options)) => restore::compare(&options),
         Command::Compare(Rivalry::Verify(options)) => verify::compare(&options),
+        Command::Impact(options) => impact::measure(&options),
         Command::Memory(options) => memory::measure(&options),
         Command::MeasureOne(one) => measure::measure_here(&one),
     };

@@ -86,6 +86,15 @@ impl PgBackRest {
 
     /// A full backup.
     pub(crate) fn backup(&self) -> Invocation {
+        self.backup_of("--type=full")
+    }
+
+    /// A backup of what changed since the last one.
+    pub(crate) fn incremental(&self) -> Invocation {
+        self.backup_of("--type=incr")
+    }
+
+    fn backup_of(&self, kind: &str) -> Invocation {
         let method = match self.method {
             Packed::Zstd => ["--compress-type=zst", "--compress-level=1"].as_slice(),
             Packed::Lz4 => &["--compress-type=lz4", "--compress-level=1"],
@@ -93,13 +102,7 @@ impl PgBackRest {
         };
         self.locking()
             .with(self.cluster.iter().cloned())
-            .with([
-                "--type=full",
-                "--start-fast",
-                "--no-archive-check",
-                "--repo1-retention-full=1",
-                PROCESSES,
-            ])
+            .with([kind, "--start-fast", "--no-archive-check", "--repo1-retention-full=1", PROCESSES])
             .with(method.iter().copied())
             .with(["backup"])
     }

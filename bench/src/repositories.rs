@@ -32,10 +32,19 @@ pub(crate) struct Repositories {
 impl Repositories {
     /// The cluster running, and no repository yet.
     pub(crate) fn set_up(options: &RepositoryOptions, comparison: &Comparison) -> anyhow::Result<Self> {
+        Self::set_up_with(options, comparison, &[])
+    }
+
+    /// The same, with further settings of the server.
+    pub(crate) fn set_up_with(
+        options: &RepositoryOptions,
+        comparison: &Comparison,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let (place, common) = (&comparison.place, &options.compare.common);
         let size = options.compare.size_gb.0;
         let cluster = cluster::compared(&comparison.peer.server, place, size, common.rebuild)?;
-        let server = cluster::start(&cluster, place)?;
+        let server = cluster::start_with(&cluster, place, settings)?;
         let home = place.copy();
         let ours = home.join("ours");
         let compress = match options.method {
@@ -86,6 +95,13 @@ impl Repositories {
             .with([name, "--json", "--repo"])
             .with([self.ours.clone()])
             .with(arguments.iter().cloned())
+    }
+
+    /// What archives a segment in our repository; its path is to follow.
+    pub(crate) fn push(&self) -> Invocation {
+        Invocation::new(&self.program)
+            .with(["wal", "push", "--cluster", "bench", "--repo"])
+            .with([self.ours.clone()])
     }
 
     /// Where a restore goes.

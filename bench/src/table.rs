@@ -11,8 +11,8 @@ pub(crate) struct Table {
 
 impl Table {
     /// A table with these headings and no rows.
-    pub(crate) fn new<const N: usize>(head: [&str; N]) -> Self {
-        Self { head: head.map(str::to_owned).to_vec(), rows: Vec::new() }
+    pub(crate) fn new<'a>(head: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { head: head.into_iter().map(str::to_owned).collect(), rows: Vec::new() }
     }
 
     /// Adds a row, as long as the head.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
@@ -41,11 +41,28 @@ impl std::ops::Sub for Contents {
 /// Reads every regular file below a directory, so that it is in the page cache afterwards.
 pub(crate) fn read_all(root: &Path) -> anyhow::Result<()> {
     let mut buffer = vec![0; 1 << 20];
+    for_each_file(root, &mut |path| read_with(path, &mut buffer))
+}
+
+/// Reads a file, so that it is in the page cache afterwards.
+pub(crate) fn read(path: &Path) -> anyhow::Result<()> {
+    read_with(path, &mut vec![0; 1 << 20]).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn read_with(path: &Path, buffer: &mut [u8]) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    while file.read(buffer)? > 0 {}
+    Ok(())
+}
+
+/// The regular files below a directory, with their lengths.
+pub(crate) fn files(root: &Path) -> anyhow::Result<Vec<(PathBuf, u64)>> {
+    let mut files = Vec::new();
     for_each_file(root, &mut |path| {
-        let mut file = File::open(path)?;
-        while file.read(&mut buffer)? > 0 {}
+        files.push((path.to_owned(), fs::symlink_metadata(path)?.len()));
         Ok(())
-    })
+    })?;
+    Ok(files)
 }
 
 /// Removes a directory and all below it, if it is there.
@@ -56,16 +73,12 @@ pub(crate) fn remove(root: &Path) -> anyhow::Result<()> {
     if !root.exists() {
         return Ok(());
     }
-    let mut files = Vec::new();
-    for_each_file(root, &mut |path| {
-        files.push(path.to_owned());
-        Ok(())
-    })?;
+    let files = files(root)?;
     let share = files.len().div_ceil(REMOVERS).max(1);
     std::thread::scope(|scope| {
         for files in files.chunks(share) {
             // What cannot be removed here cannot be removed below either, and is told there.
-            scope.spawn(|| files.iter().for_each(|path| drop(fs::remove_file(path))));
+            scope.spawn(|| files.iter().for_each(|(path, _)| drop(fs::remove_file(path))));
         }
     });
     fs::remove_dir_all(root).with_context(|| format!("cannot remove {}", root.display()))

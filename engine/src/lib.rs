@@ -6,6 +6,7 @@
 pub mod basebackup;
 pub mod buffer;
 pub mod cli;
+pub mod combine;
 pub mod connect;
 pub mod demo;
 pub mod failure;
@@ -19,6 +20,7 @@ pub mod ring;
 pub mod sink;
 pub mod source;
 pub mod stop;
+pub mod tracking;
 pub mod verify;
 pub mod wal;
 pub mod walarchive;

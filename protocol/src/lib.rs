@@ -14,6 +14,7 @@ pub mod names;
 pub mod page;
 pub mod replication;
 pub mod setting;
+pub mod summary;
 pub mod tar;
 pub mod version;
 pub mod wal;

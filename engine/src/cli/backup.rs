@@ -7,6 +7,7 @@ use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
 use pgstrata_protocol::basebackup::{CompressionRequest, ManifestOptions};
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
+use serde::Deserialize;
 
 use super::basebackup::{IoArg, parse_max_rate};
 use super::connection::ConnectionArgs;
@@ -17,7 +18,10 @@ use super::repository::{RepositoryArgs, cores, shown_requests};
 use super::run_basebackup::{Shown, with_password};
 use super::summary::summary;
 use crate::basebackup::{BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod};
-use crate::repository::{ClusterName, FrameCompression, RepositoryDestination, ReuseConfig, ReuseFrom};
+use crate::repository::{
+    ClusterName, FrameCompression, RepositoryDestination, ReuseConfig, ReuseFrom, StoredBackup,
+};
+use crate::tracking::{ChangeSource, ChangesSummary, ChangesWanted, PassedOver};
 
 /// What frames are compressed with unless something else is said.
 const COMPRESS: &str = "zstd:1";
@@ -29,6 +33,32 @@ enum Source {
     Stream,
     /// The data directory, read where it lies
     Local,
+}
+
+/// What says what changed since an older backup.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ChangesArg {
+    /// The cheapest source that covers what lies between
+    #[default]
+    Auto,
+    /// The server's WAL summaries (17 and newer)
+    Server,
+    /// The WAL in the repository's archive, and in the server's pg_wal
+    Archive,
+    /// The LSNs of pages, all of which are read
+    Pages,
+}
+
+impl ChangesArg {
+    fn wanted(self) -> ChangesWanted {
+        match self {
+            Self::Auto => ChangesWanted::Auto,
+            Self::Server => ChangesWanted::Only(ChangeSource::Server),
+            Self::Archive => ChangesWanted::Only(ChangeSource::Archive),
+            Self::Pages => ChangesWanted::Only(ChangeSource::Pages),
+        }
+    }
 }
 
 /// Take a backup of a running PostgreSQL server into a repository
@@ -80,6 +110,13 @@ pub(super) struct BackupArgs {
     #[arg(value_parser = ["all", "backup", "none"])]
     reuse: String,
 
+    /// Take a full backup: read everything, laid over no earlier backup
+    #[arg(long, conflicts_with = "changes")]
+    full: bool,
+    /// What says which pages changed since the backup that this one is laid over; the cheapest source that can, unless said
+    #[arg(long, value_enum)]
+    changes: Option<ChangesArg>,
+
     /// Disk back end
     #[arg(long, value_enum, default_value = "auto", help_heading = "Engine options")]
     io: IoArg,
@@ -126,6 +163,29 @@ impl BackupArgs {
         }
     }
 
+    /// What the backup is to go by; `configured` is what the configuration file says.
+    fn changes(&self, configured: Option<ChangesArg>, is_local: bool) -> anyhow::Result<ChangesWanted> {
+        let wanted = match (self.full, self.changes) {
+            (true, _) => ChangesWanted::Full,
+            (false, Some(given)) => given.wanted(),
+            // Everything is stored anew.
+            (false, None) if self.reuse == "none" => ChangesWanted::Full,
+            (false, None) => configured.unwrap_or_default().wanted(),
+        };
+        match wanted {
+            ChangesWanted::Full | ChangesWanted::Auto => Ok(wanted),
+            _ if self.reuse == "none" => bail!(
+                "--changes lays a backup over an older one, of which --reuse none uses nothing\nHINT: leave one of them out."
+            ),
+            // What the file says is meant for backups that can.
+            _ if !is_local && self.changes.is_none() => Ok(ChangesWanted::Auto),
+            _ if !is_local => bail!(
+                "--changes needs a data directory that is read\nHINT: name the server's data directory with --pgdata."
+            ),
+            _ => Ok(wanted),
+        }
+    }
+
     fn resolve(&self) -> anyhow::Result<(BaseBackupConfig, Option<PathBuf>)> {
         let cluster = self.repository.cluster(self.cluster.as_ref())?;
         let configuration = self.repository.configuration()?;
@@ -153,6 +213,7 @@ impl BackupArgs {
                 },
                 memory: usize::from(self.dedup_memory) << 20,
             },
+            changes: self.changes(section.and_then(|section| section.changes), data_directory.is_some())?,
         };
         let config = BaseBackupConfig {
             connection: self.connection.resolve_with(conninfo, message::program_name())?,
@@ -177,6 +238,27 @@ impl BackupArgs {
         };
         Ok((config, data_directory))
     }
+}
+
+/// What a backup went by, in words.
+fn shown_changes(changes: &ChangesSummary, stored: &StoredBackup) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let (Some(parent), Some(since)) = (&stored.parent, &changes.since) {
+        let bytes = [changes.changed_bytes, changes.kept_bytes, changes.read_bytes].map(human_bytes);
+        let [changed, kept, read] = bytes;
+        lines.push(format!(
+            "  laid over    {parent}, by {} since {since}: {changed} changed in {} files, {kept} kept, {read} read",
+            changes.source, changes.changed_files
+        ));
+        if changes.renewed_bytes > 0 {
+            lines.push(format!("  renewed      {} that had not changed", human_bytes(changes.renewed_bytes)));
+        }
+    } else {
+        lines.push("  laid over    nothing: a full backup".to_owned());
+    }
+    let why = |passed: &PassedOver| format!("  not used     {}: {}", passed.what, passed.why);
+    lines.extend(changes.passed_over.iter().map(why));
+    lines
 }
 
 /// What frames are compressed with.
@@ -212,6 +294,9 @@ pub(super) fn run(args: &BackupArgs) -> anyhow::Result<()> {
             if let Some(stored) = stored {
                 let bytes = human_bytes(stored.bytes);
                 message::print(&format!("  stored       {bytes} in {} packs", stored.packs));
+                for line in stored.changes.iter().flat_map(|changes| shown_changes(changes, stored)) {
+                    message::print(plain(&line).trim_end());
+                }
                 let reused = [
                     (stored.reused_bytes, "the newest backup"),
                     (stored.resumed_bytes, "interrupted backups"),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::age::Age;
+use super::backup::ChangesArg;
 use crate::connect::conninfo_has_secret;
 use crate::repository::{ClusterName, RetentionRules};
 
@@ -65,6 +66,8 @@ pub(super) struct ClusterSection {
     pub(super) compress: Option<String>,
     /// The server's data directory on this machine: backups read that, unless a command line says otherwise.
     pub(super) pgdata: Option<PathBuf>,
+    /// What says which pages changed since an older backup.
+    pub(super) changes: Option<ChangesArg>,
     /// What to keep.
     #[serde(default)]
     pub(super) retention: RetentionSection,

@@ -41,7 +41,9 @@ pub(super) fn spell_out(
         }
     }
     operands.extend(arguments);
-    if let Some(first) = operands.get(command.get_positionals().count()) {
+    let takes_any = |operand: &Arg| operand.get_num_args().is_some_and(|range| range.max_values() > 1);
+    let places = command.get_positionals().count();
+    if let Some(first) = operands.get(places).filter(|_| !command.get_positionals().any(takes_any)) {
         return Err(Misread::Operand(first.to_string_lossy().into_owned()));
     }
     if !operands.is_empty() {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::buffer::PageBuffer;
+use crate::tracking::{BlockRun, Overlay};
 
 /// A folder that files are made in, held open so that nobody can swap it underneath.
 #[derive(Debug)]
@@ -63,6 +64,8 @@ pub struct Member {
     pub modified: u64,
     /// Whose it is, in the table of owners of a backup in a repository; 0 elsewhere.
     pub owner: u16,
+    /// What is kept of an older backup's map of it, where it is laid over one.
+    pub overlay: Option<Arc<Overlay>>,
 }
 
 impl Member {
@@ -81,6 +84,8 @@ pub(super) struct Span {
     pub member: Arc<Member>,
     /// Where they lie in the chunk's buffer.
     pub range: Range<usize>,
+    /// Which blocks of it these are, one run behind the other, where not all of it passes; whole ones then.
+    pub runs: Vec<BlockRun>,
     /// Whether they are the member's last.
     pub ends: bool,
 }

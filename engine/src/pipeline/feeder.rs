@@ -134,7 +134,7 @@ impl Feeder {
         let cursor = self.current.as_mut().expect("a member lies within an output");
         let OpenMember { member, begin } = cursor.member.take().expect("a member was begun");
         let end = cursor.buffer.as_ref().map_or(0, PageBuffer::len);
-        cursor.spans.push(Span { member, range: begin..end, ends: true });
+        cursor.spans.push(Span { member, range: begin..end, runs: Vec::new(), ends: true });
     }
 
     /// Ends the output; what is left of it goes on its way.
@@ -181,7 +181,7 @@ impl Cursor {
         let length = self.buffer.as_ref().map_or(0, PageBuffer::len);
         if let Some(open) = &mut self.member {
             let member = Arc::clone(&open.member);
-            self.spans.push(Span { member, range: open.begin..length, ends: false });
+            self.spans.push(Span { member, range: open.begin..length, runs: Vec::new(), ends: false });
             open.begin = 0;
         }
         let end = self.offset + length as u64;

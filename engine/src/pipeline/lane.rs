@@ -92,11 +92,14 @@ impl Lane {
         content: &mut ContentChecker,
         chunk: &Chunk,
     ) -> Result<(), Failure> {
-        for Span { member, range, ends } in &chunk.spans {
+        for Span { member, range, ends, .. } in &chunk.spans {
             let bytes = chunk.data.as_ref().map_or(&[][..], |data| &data[range.clone()]);
             let state = current.get_or_insert_with(|| {
                 content.begin(&member.path, member.size);
-                Current { checksum: Checksum::new(self.checks.algorithm), member: Arc::clone(member) }
+                // Of what does not pass whole nobody knows the checksum.
+                let is_whole = member.overlay.as_ref().is_none_or(|overlay| overlay.is_whole());
+                let algorithm = if is_whole { self.checks.algorithm } else { ChecksumAlgorithm::None };
+                Current { checksum: Checksum::new(algorithm), member: Arc::clone(member) }
             });
             debug_assert!(Arc::ptr_eq(&state.member, member), "members arrive one after the other");
             state.checksum.update(bytes);

@@ -13,6 +13,7 @@ use super::feeder::send;
 use super::stage::{StageClock, StageCounters};
 use crate::buffer::PageBuffer;
 use crate::failure::Failure;
+use crate::tracking::BlockRun;
 
 /// A way into one lane, for frames of a repository.
 #[derive(Debug)]
@@ -56,10 +57,27 @@ impl LaneMouth {
     ) -> Result<(), Failure> {
         let end = offset + data.len() as u64;
         self.clock.counters().passed(data.len());
-        let span = Span { member: Arc::clone(&file.member), range: 0..data.len(), ends };
+        let span = Span { member: Arc::clone(&file.member), range: 0..data.len(), runs: Vec::new(), ends };
         let output = Arc::clone(&file.output);
         let chunk =
             Chunk { output, offset, data: Some(data), spans: vec![span], ends_at: ends.then_some(end) };
+        send(&self.lane, chunk, &mut self.clock)
+    }
+
+    /// The next blocks of a file that is stored in part: `runs` of them, one behind the other. With `ends` no more come.
+    pub fn blocks(
+        &mut self,
+        file: &LargeFile,
+        data: Option<PageBuffer>,
+        runs: Vec<BlockRun>,
+        ends: bool,
+    ) -> Result<(), Failure> {
+        let length = data.as_ref().map_or(0, PageBuffer::len);
+        self.clock.counters().passed(length);
+        let span = Span { member: Arc::clone(&file.member), range: 0..length, runs, ends };
+        let output = Arc::clone(&file.output);
+        let chunk =
+            Chunk { output, offset: 0, data, spans: vec![span], ends_at: ends.then_some(length as u64) };
         send(&self.lane, chunk, &mut self.clock)
     }
 
@@ -71,7 +89,7 @@ impl LaneMouth {
     ) -> Result<(), Failure> {
         let length = data.as_ref().map_or(0, PageBuffer::len);
         self.clock.counters().passed(length);
-        let span = |(member, range)| Span { member: Arc::new(member), range, ends: true };
+        let span = |(member, range)| Span { member: Arc::new(member), range, runs: Vec::new(), ends: true };
         let spans = files.into_iter().map(span).collect();
         let chunk = Chunk { output: self.output(), offset: 0, data, spans, ends_at: Some(length as u64) };
         send(&self.lane, chunk, &mut self.clock)

@@ -18,9 +18,10 @@ use super::feeder::send;
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
 use crate::repository::{
-    BLOCK, ClusterName, ContainerBuilder, EXTENTS_MAX, Extent, FileRecord, FrameCompression, FrameEncoder,
-    FrameKind, ObjectKind, PACK_FRAMES_MAX, PackId, PackLedger, Placed, Reuse, ReuseReader, Sealing, Uploads,
+    BLOCK, ClusterName, ContainerBuilder, EXTENTS_MAX, FileRecord, FrameCompression, FrameEncoder, FrameKind,
+    ObjectKind, PACK_FRAMES_MAX, PackId, PackLedger, Placed, Reuse, ReuseReader, Sealing, Uploads,
 };
+use crate::tracking::{self, BlockRun, Cursor, MapBuilder, Overlay};
 
 /// Packs are the cluster's data.
 const PACK_MODE: u32 = 0o600;
@@ -70,10 +71,11 @@ struct OpenPack {
 
 struct OpenMember {
     member: Arc<Member>,
+    /// Bytes that have passed.
     placed: u64,
-    map: Vec<Extent>,
-    /// The frame in which the last extent would go on, from its first byte.
-    continues: Option<(u32, u32)>,
+    map: MapBuilder,
+    /// How far the blocks that are kept of an older map were taken over.
+    kept: Cursor,
 }
 
 /// A frame in its pack.
@@ -99,24 +101,28 @@ impl FramePacker {
     /// Places a chunk, and the files within it.
     pub(super) fn take(&mut self, chunk: Chunk, outlet: &mut Outlet<'_>) -> Result<(), Failure> {
         let place = match chunk.data.as_ref().filter(|data| !data.is_empty()) {
-            Some(data) => Some(self.place(data, outlet)?),
+            Some(data) => {
+                let may_share =
+                    |span: &Span| span.member.overlay.as_ref().is_none_or(|over| over.may_share());
+                Some(self.place(data, chunk.spans.iter().all(may_share), outlet)?)
+            }
             None => None,
         };
         // The buffer is free for what arrives next.
         drop(chunk.data);
-        for Span { member, range, ends } in chunk.spans {
+        for Span { member, range, runs, ends } in chunk.spans {
             let open = self.member.get_or_insert_with(|| OpenMember {
                 member: Arc::clone(&member),
                 placed: 0,
-                map: Vec::new(),
-                continues: None,
+                map: MapBuilder::default(),
+                kept: Cursor::default(),
             });
             debug_assert!(Arc::ptr_eq(&open.member, &member), "members arrive one after the other");
             if let Some(place) = place.filter(|_| !range.is_empty()) {
-                open.add(range, place)?;
+                open.add(range, &runs, place)?;
             }
             if ends && let Some(done) = self.member.take() {
-                send(&self.packing.placed, done.into_placed(), outlet.clock)?;
+                send(&self.packing.placed, done.into_placed()?, outlet.clock)?;
             }
         }
         Ok(())
@@ -132,11 +138,12 @@ impl FramePacker {
         Ok(())
     }
 
-    fn place(&mut self, plain: &[u8], outlet: &mut Outlet<'_>) -> Result<Place, Failure> {
+    fn place(&mut self, plain: &[u8], may_share: bool, outlet: &mut Outlet<'_>) -> Result<Place, Failure> {
         let length = plain.len();
         let hash = *blake3::hash(plain).as_bytes();
         // Shared frames break a map into more extents, of which it has only so many.
-        let may_share = self.member.as_ref().is_none_or(|open| open.map.len() < EXTENTS_MAX / 4);
+        let has_room = self.member.as_ref().is_none_or(|open| open.map.len() < EXTENTS_MAX / 4);
+        let may_share = may_share && has_room;
         if may_share {
             let Packing { packs, reuse, .. } = &self.packing;
             let older = |reuse: &Reuse| reuse.find(&hash, length, packs, &mut self.older);
@@ -186,31 +193,66 @@ impl OpenPack {
 }
 
 impl OpenMember {
-    fn add(&mut self, range: Range<usize>, place: Place) -> Result<(), Failure> {
+    /// Notes where bytes of the file are: those that follow, or the blocks of `runs`.
+    fn add(&mut self, range: Range<usize>, runs: &[BlockRun], place: Place) -> Result<(), Failure> {
         let Place { pack, frame, length } = place;
-        let path = || self.member.display_path().display();
+        let member = Arc::clone(&self.member);
         let number = |number: u64| {
+            let path = || member.display_path().display();
             let too_large = || Failure::Target(format!("\"{}\" is too large for a repository", path()));
             u32::try_from(number).map_err(|_| too_large())
         };
-        assert!(self.placed.is_multiple_of(BLOCK), "the sink cuts files at blocks only");
-        let block = number(self.placed / BLOCK)?;
-        let count = number((range.len() as u64).div_ceil(BLOCK))?;
-        let goes_on = range.start == 0 && self.continues == Some((pack, frame));
-        let offset = number(range.start as u64)?;
-        self.placed += range.len() as u64;
-        self.continues = (range.end == length).then_some((pack, frame + 1));
-        match self.map.last_mut().filter(|_| goes_on) {
-            Some(last) => last.count += count,
-            None => self.map.push(Extent { block, count, pack, frame, offset }),
+        let mut offset = number(range.start as u64)?;
+        if runs.is_empty() {
+            assert!(self.placed.is_multiple_of(BLOCK), "the sink cuts files at blocks only");
+            let block = number(self.placed / BLOCK)?;
+            let count = number((range.len() as u64).div_ceil(BLOCK))?;
+            self.placed += range.len() as u64;
+            let ends_frame = range.end == length;
+            self.map.push(tracking::Placed { block, count, pack, frame, offset, ends_frame });
+            return Ok(());
         }
+        assert_eq!(tracking::blocks_of(runs) * BLOCK, range.len() as u64, "runs are of whole blocks");
+        for BlockRun { block, count } in runs.iter().copied() {
+            self.keep_until(block)?;
+            let behind = number(u64::from(offset) + u64::from(count) * BLOCK)?;
+            let ends_frame = behind as usize == length;
+            self.map.push(tracking::Placed { block, count, pack, frame, offset, ends_frame });
+            offset = behind;
+        }
+        self.placed += range.len() as u64;
         Ok(())
     }
 
-    fn into_placed(self) -> Placed {
-        let Member { sequence, path, size, mode, modified, owner } = &*self.member;
+    /// Takes over what is kept in front of a block.
+    fn keep_until(&mut self, block: u32) -> Result<(), Failure> {
+        let kept = match self.member.overlay.as_deref() {
+            Some(Overlay::Changed { kept, .. }) => &kept[..],
+            _ => &[],
+        };
+        if self.map.end() <= block && self.kept.keep(kept, block, &mut self.map) {
+            return Ok(());
+        }
+        // Nothing that the older backup or the data directory says may come to this: a map with a hole is no map.
+        Err(Failure::Target(format!(
+            "\"{}\": block {} is mapped nowhere\nHINT: take the backup with --full, and tell the makers of pgstrata.",
+            self.member.display_path().display(),
+            self.map.end()
+        )))
+    }
+
+    fn into_placed(mut self) -> Result<Placed, Failure> {
+        let map = match self.member.overlay.as_deref() {
+            Some(Overlay::Unchanged(map)) => map.clone(),
+            Some(Overlay::Changed { blocks, .. }) => {
+                self.keep_until(*blocks)?;
+                self.map.into_extents()
+            }
+            Some(Overlay::Renewed) | None => self.map.into_extents(),
+        };
+        let Member { sequence, path, size, mode, modified, owner, .. } = &*self.member;
         let (path, mode, owner, size, modified) = (path.clone(), *mode, *owner, *size, *modified);
-        Placed { sequence: *sequence, file: FileRecord { path, mode, owner, size, modified, map: self.map } }
+        Ok(Placed { sequence: *sequence, file: FileRecord { path, mode, owner, size, modified, map } })
     }
 }
 

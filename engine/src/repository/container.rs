@@ -62,6 +62,8 @@ pub enum ObjectKind {
     Fence = 8,
     /// That nobody may begin to rely on a backup.
     Condemned = 9,
+    /// What WAL changed.
+    WalChanges = 10,
 }
 
 impl ObjectKind {

@@ -8,13 +8,16 @@
 //! create-if-absent, after every pack it refers to is durable; bytes that are read are compared with their hashes.
 
 mod address;
+mod base_backup;
 mod catalogue;
 mod check;
 mod cipher;
 mod codec;
 mod container;
 mod error;
+mod frame_cache;
 mod frame_index;
+mod frame_reader;
 mod frame_sort;
 mod head;
 mod hex;
@@ -32,6 +35,7 @@ mod owners;
 mod pack_ledger;
 mod paths;
 mod place;
+mod read_ahead;
 mod records;
 mod remote;
 mod retention;
@@ -41,6 +45,7 @@ mod secret;
 mod store;
 mod summary;
 mod tree;
+mod wal_changes;
 mod wal_check;
 mod wal_history;
 mod wal_names;
@@ -48,6 +53,7 @@ mod wal_object;
 mod writing;
 
 pub use address::open_store;
+pub(crate) use base_backup::{BaseBackup, BaseFiles};
 pub use catalogue::Placed;
 pub use check::{CheckConfig, CheckReport, check};
 pub use codec::{FrameCompression, FrameDecoder, FrameEncoder};
@@ -56,6 +62,7 @@ pub use container::{
     PLAIN_MAX, RepositoryId,
 };
 pub use error::RepositoryError;
+pub(crate) use frame_reader::{FrameAccess, FrameReader};
 pub use head::{Head, KeySource, list_heads};
 pub use key_change::{Added, Changed, add_recipient, remove_recipient, rotate};
 pub use local::LocalStore;
@@ -84,6 +91,7 @@ pub use summary::{
 };
 pub use tree::Tree;
 pub(crate) use tree::tablespace_of;
+pub use wal_changes::{ChangesName, ChangesObjectSummary, RecordHead, RecordTail};
 pub use wal_names::{InvalidWalName, SegmentName, WalName};
 pub use wal_object::{WalObject, WalSummary};
 pub(crate) use wal_object::{WalObjectWriter, WalOwner, WalPublished};

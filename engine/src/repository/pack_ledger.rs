@@ -2,7 +2,8 @@
 //!
 //! The table is locked once a pack. What is asked for each frame has no lock (`known_frames`).
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::container::{Built, Hash};
 use super::known_frames::KnownFrames;
@@ -15,6 +16,8 @@ pub struct PackLedger {
     backup: BackupId,
     table: Mutex<Table>,
     known: KnownFrames,
+    /// Older packs that are to be left.
+    avoided: OnceLock<HashSet<PackId>>,
 }
 
 #[derive(Debug, Default)]
@@ -23,12 +26,14 @@ struct Table {
     packs: Vec<Option<PackRecord>>,
     /// How many of them this backup writes.
     own: u32,
+    /// Where those of older backups stand.
+    adopted: HashMap<PackId, u32>,
 }
 
 impl PackLedger {
     /// No packs yet. Frames are remembered in so many bytes.
     pub(super) fn new(backup: BackupId, memory: usize) -> Self {
-        Self { backup, table: Mutex::default(), known: KnownFrames::new(memory) }
+        Self { backup, table: Mutex::default(), known: KnownFrames::new(memory), avoided: OnceLock::new() }
     }
 
     /// Begins a pack: its name, and its place in the table.
@@ -49,9 +54,25 @@ impl PackLedger {
             Some(PackRecord { id, length, frames, checksum, needed: true });
     }
 
-    /// Takes in a pack that is there already, and returns its place in the table.
+    /// Takes in a pack that is there already, once, and returns its place in the table.
     pub(super) fn adopt(&self, record: PackRecord) -> u32 {
-        lock(&self.table).push(Some(record))
+        let mut table = lock(&self.table);
+        if let Some(place) = table.adopted.get(&record.id) {
+            return *place;
+        }
+        let place = table.push(Some(record));
+        table.adopted.insert(record.id, place);
+        place
+    }
+
+    /// Older packs of which a backup is to take no more frames by their content, so that they can go one day.
+    pub(super) fn avoid(&self, packs: impl Iterator<Item = PackId>) {
+        let _ = self.avoided.set(packs.collect());
+    }
+
+    /// Whether frames of a pack are not to be taken.
+    pub(super) fn is_avoided(&self, pack: &PackId) -> bool {
+        self.avoided.get().is_some_and(|avoided| avoided.contains(pack))
     }
 
     /// The pack and frame that hold these bytes already, if that is known.

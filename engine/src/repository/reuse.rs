@@ -342,7 +342,7 @@ impl Reuse {
         if plain as usize != length {
             return None;
         }
-        let old = self.packs.get(pack as usize)?;
+        let old = self.packs.get(pack as usize).filter(|old| !ledger.is_avoided(&old.record.id))?;
         let place = (*old.place.get_or_init(|| self.adopt(old, ledger)))?;
         let listed = reader.open(pack, || open(&self.repository, &self.cluster, &old.record))?;
         let listed = listed.frames().get(frame as usize)?;

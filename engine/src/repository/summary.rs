@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::RepositoryError;
 use super::hex;
+use crate::tracking::ChangesSummary;
 
 /// The words of `requires` that this version knows: none so far.
 const KNOWN: [&str; 0] = [];
@@ -94,7 +95,7 @@ pub struct WrappedKey {
 }
 
 /// A backup.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupSummary {
     /// The cluster's name.
     pub cluster: String,
@@ -151,6 +152,9 @@ pub struct BackupSummary {
     /// Bytes of files that older packs held already.
     #[serde(default)]
     pub reused_bytes: u64,
+    /// What a backup went by that could be laid over an older one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<ChangesSummary>,
     /// Tablespaces.
     pub tablespaces: Vec<TablespaceSummary>,
     /// What a reader must know; see [`KNOWN`].

@@ -8,6 +8,7 @@ use pgstrata_protocol::TimelineId;
 use super::error::RepositoryError;
 use super::names::ClusterName;
 use super::place::Repository;
+use super::wal_changes::ChangesName;
 use super::wal_names::{WalName, hex};
 use crate::failure::Failure;
 use crate::stop::Stop;
@@ -73,6 +74,12 @@ fn check_object(
     found: &WalFound,
 ) -> Result<(), Failure> {
     let object = format!("{folder}/{file}");
+    if let Ok(name) = file.parse::<ChangesName>()
+        && name.object(cluster) == object
+    {
+        // What WAL changed can be made of the WAL anew, and is of no use where it is wrong.
+        return repository.wal_changes(cluster, name, None).map(drop);
+    }
     let name = file.parse().ok().filter(|name: &WalName| name.object(cluster) == object);
     let name = name.ok_or_else(|| RepositoryError::damaged(&object, "it is no name of WAL"))?;
     // Parts go when their segment is whole.

@@ -12,15 +12,17 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, bounded, unbounded};
+use pgstrata_protocol::control::ControlFile;
 use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_protocol::replication::BackupPosition;
 use serde::Serialize;
 
+use super::base_backup::{BaseBackup, BaseFiles};
 use super::catalogue::{Catalogued, Placed, catalogue};
 use super::codec::FrameCompression;
 use super::container::ObjectKind;
 use super::error::RepositoryError;
-use super::manifest::ManifestWriter;
+use super::manifest::{Manifest, ManifestWriter};
 use super::names::{BackupId, ClusterName};
 use super::object_reader::ObjectReader;
 use super::pack_ledger::PackLedger;
@@ -35,6 +37,7 @@ use crate::failure::Failure;
 use crate::pipeline::{Checks, Feeder, Folder, Layout, Member, Packing, Pipeline};
 use crate::sink::{Archive, RepositorySink};
 use crate::stop::Stop;
+use crate::tracking::{ChangesSummary, ChangesWanted, SPARSE_PERCENT, check_control, is_looked_up};
 use crate::verify::ContentChecks;
 
 /// The size at which a pack is ended, unless another is asked for.
@@ -61,6 +64,8 @@ pub struct RepositoryDestination {
     pub pack_size: u64,
     /// What may be taken from older packs.
     pub reuse: ReuseConfig,
+    /// What a backup goes by that is laid over an older one.
+    pub changes: ChangesWanted,
 }
 
 impl RepositoryDestination {
@@ -87,6 +92,11 @@ pub struct StoredBackup {
     pub cluster: String,
     /// The backup's id.
     pub backup: String,
+    /// The backup that it refers to, if it does.
+    pub parent: Option<String>,
+    /// What it went by where it could be laid over an older one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<ChangesSummary>,
     /// Packs that were written.
     pub packs: u64,
     /// Their bytes.
@@ -134,10 +144,14 @@ pub(crate) struct RepositoryWriting {
     placed: Option<Sender<Placed>>,
     catalogue: Option<JoinHandle<Option<Catalogued>>>,
     tablespaces: Vec<TablespaceSummary>,
+    /// The backup that this one is laid over, if it is.
+    base: Option<Arc<BaseBackup>>,
+    /// What it goes by, for the record.
+    pub(crate) changes: Option<ChangesSummary>,
     pub(crate) sink: RepositorySink,
     committed: bool,
     /// Given back once the backup is there, or its packs are gone.
-    _lease: Arc<Lease>,
+    lease: Arc<Lease>,
 }
 
 impl RepositoryWriting {
@@ -203,9 +217,45 @@ impl RepositoryWriting {
             placed: Some(placed),
             catalogue: Some(catalogue),
             tablespaces: archives.iter().filter_map(tablespace).collect(),
+            base: None,
+            changes: None,
             committed: false,
-            _lease: lease,
+            lease,
         })
+    }
+
+    /// The cluster's backups, the oldest first.
+    pub(crate) fn older_backups(&self) -> Result<Vec<BackupId>, Failure> {
+        self.destination.repository.backups(&self.destination.cluster)
+    }
+
+    /// Opens an older backup to rely on it; none where it is too late for that.
+    pub(crate) fn open_older(&self, id: BackupId) -> Result<Option<Manifest>, Failure> {
+        let RepositoryDestination { repository, cluster, .. } = &self.destination;
+        if self.lease.hold(id)? { Manifest::open(repository, cluster, id) } else { Ok(None) }
+    }
+
+    /// Lays this backup over an older one that is held, unless their control files do not go together. Says whether
+    /// pages of both have checksums.
+    pub(crate) fn open_base(
+        &mut self,
+        manifest: Manifest,
+        control: &ControlFile,
+        stop: &Stop<Failure>,
+    ) -> Result<(Arc<BaseBackup>, bool), Failure> {
+        let scratch = self.destination.staging_folder()?;
+        let memory = self.destination.reuse.memory / 4;
+        let packs = Arc::clone(&self.packs);
+        let (base, refused) =
+            BaseBackup::open(Arc::new(manifest), packs, (&scratch, memory), stop, is_looked_up)?;
+        let base = Arc::new(base);
+        let has_checksums = check_control(&mut BaseFiles::of(&base)?, &base, control)?;
+        for failure in refused {
+            (self.tell)(&format!("stored anew what an older pack should have held: {failure}"));
+        }
+        self.packs.avoid(base.sparse(SPARSE_PERCENT));
+        self.base = Some(Arc::clone(&base));
+        Ok((base, has_checksums))
     }
 
     /// The folder of packs.
@@ -291,6 +341,12 @@ impl RepositoryWriting {
             reused = reuse.outcome();
         }
         reused.refused.extend(failed.map(|failure| failure.to_string()));
+        if let Some(base) = &self.base {
+            base.check_adopted()?;
+            let id = base.manifest().summary.backup.parse();
+            reused.parent = Some(id.map_err(|error| Failure::Target(format!("{error}")))?);
+        }
+        let kept_bytes = self.changes.as_ref().map_or(0, |changes| changes.kept_bytes);
         let sink = std::mem::replace(&mut self.sink, RepositorySink::new(Arc::clone(&self.packs_folder)));
         let folder_owner = sink.folder_owner();
         let (folders, owners) = sink.into_folders();
@@ -321,7 +377,8 @@ impl RepositoryWriting {
             bytes,
             wal_bytes,
             stored_bytes,
-            reused_bytes: reused.from_backup + reused.from_interrupted,
+            reused_bytes: reused.from_backup + reused.from_interrupted + kept_bytes,
+            changes: self.changes.clone(),
             tablespaces: self.tablespaces.clone(),
             requires: Vec::new(),
         };
@@ -368,7 +425,9 @@ impl RepositoryWriting {
             backup: summary.backup,
             packs: own_packs,
             bytes: stored_bytes,
-            reused_bytes: reused.from_backup,
+            reused_bytes: reused.from_backup + kept_bytes,
+            parent: summary.parent,
+            changes: summary.changes,
             resumed_bytes: reused.from_interrupted,
             refused: reused.refused,
             requests: store.requests(),
@@ -398,7 +457,7 @@ impl RepositoryWriting {
                 wal_bytes += size;
                 let path = format!("{prefix}/{name}").into_bytes();
                 let (mode, modified) = (facts.file_mode, now());
-                let member = Member { sequence, path, size, mode, modified, owner };
+                let member = Member { sequence, path, size, mode, modified, owner, overlay: None };
                 self.feed(&mut feeder, member, file)?;
                 sequence += 1;
             }
@@ -407,7 +466,7 @@ impl RepositoryWriting {
         let size = manifest.seek(SeekFrom::End(0)).map_err(failed)?;
         manifest.seek(SeekFrom::Start(0)).map_err(failed)?;
         let (path, mode) = (SERVER_MANIFEST.to_vec(), facts.file_mode);
-        let member = Member { sequence, path, size, mode, modified: now(), owner };
+        let member = Member { sequence, path, size, mode, modified: now(), owner, overlay: None };
         self.feed(&mut feeder, member, manifest)?;
         self.sink.end_group(&mut feeder)?;
         Ok(wal_bytes)

@@ -285,7 +285,7 @@ impl<'a> StreamSource<'a> {
         path.extend_from_slice(header.path.as_bytes());
         self.progress.begin_file(&path);
         let (mode, modified) = (header.mode, header.mtime);
-        let member = Member { sequence: self.members, path, size, mode, modified, owner: 0 };
+        let member = Member { sequence: self.members, path, size, mode, modified, owner: 0, overlay: None };
         self.members += 1;
         self.in_file = true;
         self.in_last_file = header.path.as_bytes() == b"global/pg_control" && self.in_base();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use pgstrata_protocol::names::WalSegmentSize;
 use pgstrata_protocol::replication::TimelineHistory;
-use pgstrata_protocol::wal::{SegmentStart, WalChecker, WalOrigin};
+use pgstrata_protocol::wal::{SegmentStart, WalOrigin};
 
 use crate::failure::Failure;
 use crate::repository::{SegmentName, WalName};
@@ -127,18 +127,6 @@ impl LocalWal {
              HINT: run this in the data directory, as archive_command is, or name it with --pgdata.",
             self.path.display()
         )))
-    }
-
-    /// What its pages must say.
-    pub(super) fn origin(&self, segment: SegmentName, size: WalSegmentSize) -> WalOrigin {
-        origin(self.system_identifier, segment, size)
-    }
-
-    /// A checker for a whole segment.
-    pub(super) fn checker(&self) -> Option<WalChecker> {
-        let (WalName::Segment(segment), Some(size)) = (self.name, self.segment_size) else { return None };
-        let start = segment.segment(size)?.start(size)?;
-        Some(WalChecker::from_segment(self.origin(segment, size), start))
     }
 }
 

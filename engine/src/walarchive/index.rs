@@ -11,7 +11,9 @@ use pgstrata_protocol::{Lsn, TimelineId};
 use super::parts::chain;
 use super::start::hex;
 use crate::failure::Failure;
-use crate::repository::{BackupSummary, ClusterName, Repository, SegmentName, WalName, WalSummary};
+use crate::repository::{
+    BackupSummary, ChangesName, ClusterName, Repository, SegmentName, WalName, WalSummary,
+};
 
 /// An archive's content.
 #[derive(Clone, Debug)]
@@ -168,6 +170,7 @@ fn read_folder(
                 None => stray(name),
             },
             Some(_) => {}
+            None if of_changes(name, timeline, high) => {}
             None => stray(name),
         }
     }
@@ -177,6 +180,11 @@ fn read_folder(
     for (number, parts) in parts.into_iter().filter(|(number, _)| !whole.contains(number)) {
         wal.parts.insert(number, chain(&parts).1.into());
     }
+}
+
+/// Whether a name is one of what the WAL of this folder changed.
+fn of_changes(name: &str, timeline: TimelineId, high: u32) -> bool {
+    name.parse().is_ok_and(|name: ChangesName| name.folder() == (timeline, high))
 }
 
 /// The size of segments that the first of these objects tells which is of one.

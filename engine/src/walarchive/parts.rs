@@ -132,6 +132,25 @@ pub(super) fn read_parts(
     Ok(())
 }
 
+/// Reads what was received of a segment that is not whole. Returns whether there is any.
+///
+/// # Errors
+/// Where it cannot be read; a segment that becomes whole meanwhile is to be asked for again.
+pub(crate) fn read_received(
+    repository: &Repository,
+    cluster: &ClusterName,
+    segment: SegmentName,
+    mut to: impl FnMut(&[u8]),
+) -> Result<bool, Failure> {
+    let names = repository.wal_names(&cluster.wal_folder(segment.timeline, segment.high))?;
+    let (chain, end) = chain(&parts_of(&names, segment));
+    read_parts(repository, cluster, segment, &chain, |_, piece| {
+        to(piece);
+        Ok(())
+    })?;
+    Ok(end > 0)
+}
+
 /// How much of a segment's bytes recovery would read.
 pub(super) struct Length {
     checker: WalChecker,

@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use pgstrata_protocol::Lsn;
 
+use super::changes::Noting;
 use super::parts::{chain, parts_of, read_parts};
 use crate::connect::Alarm;
 use crate::failure::Failure;
@@ -36,7 +37,14 @@ pub(super) struct Shelf {
 /// Something that is done once everything before it is.
 pub(super) enum Job {
     /// A segment is whole. Its parts, if there are any, are of no use any more.
-    Whole { object: Box<WalObjectWriter>, segment: SegmentName, has_parts: bool, end: Lsn },
+    Whole {
+        object: Box<WalObjectWriter>,
+        segment: SegmentName,
+        /// What it changed, where that is known.
+        noting: Option<Box<Noting>>,
+        has_parts: bool,
+        end: Lsn,
+    },
     /// Bytes of a segment that is not whole, behind its byte `from`.
     Part { segment: SegmentName, from: u32, bytes: Vec<u8>, end: Lsn },
     /// Tells that everything before is done.
@@ -195,13 +203,18 @@ impl Worker {
 
     fn perform(&mut self, job: Job) -> Result<(), Failure> {
         match job {
-            Job::Whole { object, segment, has_parts, end } => {
+            Job::Whole { object, segment, noting, has_parts, end } => {
                 object.publish()?;
                 self.reached(end);
                 self.parts = 0;
                 if has_parts {
                     let parts = parts_of(&self.shelf.names(segment)?, segment);
                     self.shelf.remove(segment, &parts)?;
+                }
+                let Shelf { repository, cluster, .. } = &self.shelf;
+                if let Some(Err(failure)) = noting.map(|noting| noting.publish(repository, cluster)) {
+                    // It can be read from the segment.
+                    tracing::warn!("{segment} is archived, but not what it changed: {failure}");
                 }
                 Ok(())
             }

@@ -7,12 +7,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use serde::Serialize;
 
+use super::changes::Noting;
 use super::file::LocalWal;
 use crate::failure::Failure;
 use crate::repository::{
@@ -73,10 +74,12 @@ pub fn push(config: &PushConfig, warn: &dyn Fn(&str)) -> Result<PushReport, Fail
     config.repository.claim_identity(&config.cluster, wal.system_identifier)?;
     let others = ready(&config.path, name, config.ahead);
     let (next, along, problems) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    let notes = Mutex::new(Vec::new());
     let others = &others;
     let work = || {
         while let Some(path) = others.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match take_along(config, path, wal.system_identifier) {
+            let unnoted = |text: &str| lock(&notes).push(text.to_owned());
+            match take_along(config, path, wal.system_identifier, &unnoted) {
                 Ok(None) => {}
                 Ok(Some(name)) => along.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_string()),
                 Err(failure) => problems.lock().unwrap_or_else(PoisonError::into_inner).push(failure),
@@ -87,7 +90,7 @@ pub fn push(config: &PushConfig, warn: &dyn Fn(&str)) -> Result<PushReport, Fail
         for _ in 1..config.jobs.min(others.len() + 1) {
             scope.spawn(work);
         }
-        let own = take(config, &wal);
+        let own = take(config, &wal, warn);
         if own.is_ok() {
             work();
         } else {
@@ -97,6 +100,9 @@ pub fn push(config: &PushConfig, warn: &dyn Fn(&str)) -> Result<PushReport, Fail
     });
     for failure in problems.into_inner().unwrap_or_else(PoisonError::into_inner) {
         warn(&format!("not taken along: {failure}"));
+    }
+    for text in notes.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        warn(&text);
     }
     let was_there = own? == WalPublished::Same;
     // A first backup of another system may have taken the name before the first of our WAL was there.
@@ -135,37 +141,56 @@ fn read(wal: &LocalWal, mut to: impl FnMut(&[u8]) -> Result<(), Failure>) -> Res
     Ok(())
 }
 
-/// Publishes a file whose cluster's identity is known to be right.
-fn take(config: &PushConfig, wal: &LocalWal) -> Result<WalPublished, Failure> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Publishes a file whose cluster's identity is known to be right, and what it changed. `unnoted` hears where the latter could
+/// not be done: the file is archived all the same.
+fn take(config: &PushConfig, wal: &LocalWal, unnoted: &dyn Fn(&str)) -> Result<WalPublished, Failure> {
     let owner =
         WalOwner { system_identifier: wal.system_identifier, segment_size: wal.segment_size, source: "push" };
     let PushConfig { repository, cluster, compression, .. } = config;
     let mut object = WalObjectWriter::begin(repository, cluster, wal.name, owner, *compression)?;
-    let mut checker = if config.check { wal.checker() } else { None };
+    let mut noting = match wal.name {
+        WalName::Segment(segment) => Noting::begin(segment, owner),
+        _ => None,
+    };
     read(wal, |piece| {
-        if let Some(checker) = &mut checker {
-            checker.push(piece).map_err(|error| {
-                Failure::Target(format!(
+        if let Some(Err(error)) = noting.as_mut().map(|noting| noting.push(piece)) {
+            // Nobody can say what WAL changed that cannot be read.
+            noting = None;
+            if config.check {
+                return Err(Failure::Target(format!(
                     "\"{}\": {error}\n\
                      HINT: recovery would end at that place, so this is not archived and will be asked for again. Read \
                      the file with pg_waldump and check the server's disk. Once a new base backup is there, \
                      --no-check-wal archives the WAL as it is.",
                     wal.path.display()
-                ))
-            })?;
+                )));
+            }
         }
         object.write(piece)
     })?;
-    object.publish()
+    let published = object.publish()?;
+    if let Some(Err(failure)) = noting.map(|noting| noting.publish(repository, cluster)) {
+        unnoted(&format!("\"{}\" is archived, but not what it changed: {failure}", wal.path.display()));
+    }
+    Ok(published)
 }
 
 /// Takes another file, unless one of its name is there: what it holds is compared when the server asks for it.
-fn take_along(config: &PushConfig, path: &Path, system: u64) -> Result<Option<WalName>, Failure> {
+fn take_along(
+    config: &PushConfig,
+    path: &Path,
+    system: u64,
+    unnoted: &dyn Fn(&str),
+) -> Result<Option<WalName>, Failure> {
     let wal = LocalWal::open(path, config.data_directory.as_deref())?;
     if wal.system_identifier != system || config.repository.wal_object(&config.cluster, wal.name)?.is_some() {
         return Ok(None);
     }
-    take(config, &wal).map(|_| Some(wal.name))
+    take(config, &wal, unnoted).map(|_| Some(wal.name))
 }
 
 /// Files beside `path` that the server has marked as ready, in the order in which it asks for them: histories first

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use pgstrata_protocol::names::{WalSegment, WalSegmentSize};
 use pgstrata_protocol::{Lsn, TimelineId};
 
+use super::changes::Noting;
 use super::overlap::{Compared, Overlap};
 use super::publisher::{Job, Publisher, Shelf};
 use super::start::{Search, hex};
@@ -134,6 +135,8 @@ struct OpenSegment {
     segment: SegmentName,
     start: Lsn,
     object: WalObjectWriter,
+    /// What it changes, as long as that can be read.
+    noting: Option<Box<Noting>>,
     filled: u64,
     /// What parts of an earlier run hold, until it was compared.
     overlap: Option<Overlap>,
@@ -190,6 +193,7 @@ impl StoreWriter {
             segment,
             start: self.written,
             object: self.shelf.begin(WalName::Segment(segment))?,
+            noting: Noting::begin(segment, self.shelf.owner).map(Box::new),
             filled: 0,
             known: 0,
             from: overlap.as_ref().map_or(0, Overlap::end),
@@ -259,6 +263,10 @@ impl StoreWriter {
             }
         }
         open.object.write(bytes)?;
+        if open.noting.as_mut().is_some_and(|noting| noting.push(bytes).is_err()) {
+            // Whoever checks the stream tells of it.
+            open.noting = None;
+        }
         // What parts hold already is passed over.
         let known = usize::try_from(open.from.saturating_sub(open.filled)).unwrap_or(usize::MAX);
         let news = if open.pending.is_empty() { &bytes[known.min(bytes.len())..] } else { bytes };
@@ -293,10 +301,11 @@ impl WalSink for StoreWriter {
             self.written = Lsn(self.written.0 + now.len() as u64);
             bytes = later;
             if let Some(open) = self.open.take_if(|open| open.filled == self.size.bytes()) {
-                let OpenSegment { object, segment, has_parts, .. } = open;
+                let OpenSegment { object, segment, noting, has_parts, .. } = open;
                 self.held.push_back(Job::Whole {
                     object: Box::new(object),
                     segment,
+                    noting,
                     has_parts,
                     end: self.written,
                 });

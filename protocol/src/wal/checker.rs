@@ -8,10 +8,11 @@
 
 use std::ops::RangeInclusive;
 
+use super::content::{Record, RecordSink, WalVersion};
 use super::page::{
     ALL_FLAGS, ByteOrder, CONTINUES, LONG, LONG_HEADER, OVERWRITES, PageHeader, SHORT_HEADER, SegmentFacts,
 };
-use super::record::{ALIGNMENT, Partial, RECORD_HEADER, TOO_LONG, is_switch};
+use super::record::{ALIGNMENT, Partial, RECORD_HEADER, TOO_LONG, checksums, is_switch};
 use crate::names::WalSegmentSize;
 use crate::{Lsn, TimelineId};
 
@@ -81,10 +82,34 @@ pub struct WalChecker {
     gathered: [u8; LONG_HEADER],
     have: usize,
     record: Option<Partial>,
+    /// What is kept of that record for who takes records, as far as they want it.
+    kept: Vec<u8>,
+    /// Of the record that began before: what its first page here said is to come, and whether a crash cut it off.
+    before: Before,
     /// Where the last whole record began.
     previous: Option<Lsn>,
     verified: Lsn,
     failed: Option<WalError>,
+}
+
+/// The record that runs into a stream, of which only the rest is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// The bytes that are to come of it, as the first page says; 0 where none runs in.
+    pub length: u32,
+    /// Whether a page says that a crash cut the record off: it is none then.
+    pub cut_off: bool,
+}
+
+/// A record whose end is not here yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished<'a> {
+    /// Its first byte.
+    pub start: Lsn,
+    /// How many of its bytes were here.
+    pub have: u32,
+    /// The first of these, as many as were to be kept.
+    pub bytes: &'a [u8],
 }
 
 /// What the first page says of all.
@@ -112,6 +137,8 @@ impl WalChecker {
             gathered: [0; LONG_HEADER],
             have: 0,
             record: None,
+            kept: Vec::new(),
+            before: Before::default(),
             previous: None,
             verified: first_record,
             failed: None,
@@ -135,6 +162,28 @@ impl WalChecker {
     #[must_use]
     pub fn verified(&self) -> Lsn {
         self.verified
+    }
+
+    /// The record that ran into the stream, once the stream's first page was here.
+    #[must_use]
+    pub fn before(&self) -> Before {
+        self.before
+    }
+
+    /// The record that is under way, if one is.
+    #[must_use]
+    pub fn unfinished(&self) -> Option<Unfinished<'_>> {
+        self.record.as_ref().map(|record| Unfinished {
+            start: record.start,
+            have: record.have(),
+            bytes: &self.kept,
+        })
+    }
+
+    /// The format of the records, once the first page was here; `None` also for a version that is not known.
+    #[must_use]
+    pub fn version(&self) -> Option<WalVersion> {
+        self.format.and_then(|format| WalVersion::of_magic(format.magic))
     }
 
     /// Leaves out the pages between the first of the segment and the one on which the first record begins, as recovery
@@ -190,12 +239,20 @@ impl WalChecker {
     ///
     /// # Errors
     /// [`WalError`] for the first thing that is wrong, and the same again on every later call.
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), WalError> {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), WalError> {
+        self.push_to(bytes, &mut NoRecords)
+    }
+
+    /// Takes the bytes that follow, and hands out every record that they end, once it was right.
+    ///
+    /// # Errors
+    /// [`WalError`] for the first thing that is wrong, and the same again on every later call; and what `sink` says.
+    pub fn push_to(&mut self, mut bytes: &[u8], sink: &mut impl RecordSink) -> Result<(), WalError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
         while !bytes.is_empty() {
-            match self.step(bytes) {
+            match self.step(bytes, sink) {
                 Ok(taken) => {
                     self.at = Lsn(self.at.0.saturating_add(taken as u64));
                     bytes = &bytes[taken..];
@@ -210,7 +267,7 @@ impl WalChecker {
     }
 
     /// Takes some bytes and says how many; at least one.
-    fn step(&mut self, bytes: &[u8]) -> Result<usize, WalError> {
+    fn step(&mut self, bytes: &[u8], sink: &mut impl RecordSink) -> Result<usize, WalError> {
         let segment_size = self.origin.segment_size.bytes();
         // What follows a switch belongs to no record; its pages need no header either.
         if self.verified > self.at && self.verified.0.is_multiple_of(segment_size) {
@@ -229,14 +286,18 @@ impl WalChecker {
         };
         let page = &bytes[..cut(bytes, format.page_size - (self.at.0 & (format.page_size - 1)))];
         if self.tail > 0 {
-            return Ok(self.take_tail(page));
+            return Ok(self.take_tail(page, sink));
+        }
+        if self.record.is_some() {
+            return self.take_record(page, format, sink);
         }
         // Before the first record, or in the padding behind one.
-        let start = if self.record.is_some() { self.at } else { self.first_record.max(self.verified) };
+        let start = self.first_record.max(self.verified);
         if self.at < start {
             return Ok(cut(page, start.0 - self.at.0));
         }
-        self.take_record(page, format.order)
+        let taken = self.take_whole_records(page, format, sink)?;
+        if taken > 0 { Ok(taken) } else { self.take_record(page, format, sink) }
     }
 
     fn take_page_header(&mut self, bytes: &[u8]) -> Result<usize, WalError> {
@@ -320,7 +381,14 @@ impl WalChecker {
         {
             return Ok(());
         }
-        if std::mem::take(&mut self.searching) && page.flags & CONTINUES != 0 {
+        let first = std::mem::take(&mut self.searching);
+        if first {
+            self.before = Before {
+                length: if page.flags & CONTINUES == 0 { 0 } else { page.remaining },
+                cut_off: page.flags & OVERWRITES != 0,
+            };
+        }
+        if first && page.flags & CONTINUES != 0 {
             if !(1..TOO_LONG).contains(&page.remaining) {
                 return Err(WalError::Page {
                     at,
@@ -337,6 +405,7 @@ impl WalChecker {
             None => self.tail,
         };
         if left > 0 && page.flags & OVERWRITES != 0 {
+            self.before.cut_off |= self.tail > 0;
             (self.record, self.tail) = (None, 0);
             return Ok(());
         }
@@ -355,9 +424,10 @@ impl WalChecker {
     }
 
     /// Takes what belongs to a record that began before, from the part of one page.
-    fn take_tail(&mut self, page: &[u8]) -> usize {
+    fn take_tail(&mut self, page: &[u8], sink: &mut impl RecordSink) -> usize {
         let taken = page.len().min(self.tail as usize);
         let left = self.tail as usize;
+        sink.rest(&page[..taken]);
         for (at, byte) in page[..taken].iter().enumerate().skip(left.saturating_sub(RECORD_HEADER)) {
             self.tail_bytes[RECORD_HEADER + at - left] = *byte;
         }
@@ -370,16 +440,63 @@ impl WalChecker {
         taken
     }
 
+    /// Takes the records that lie whole in the part of one page, which begins where a record begins: most do, and
+    /// nothing of these is copied. Returns the bytes that they take, 0 where the first is not whole.
+    fn take_whole_records(
+        &mut self,
+        page: &[u8],
+        format: Format,
+        sink: &mut impl RecordSink,
+    ) -> Result<usize, WalError> {
+        let mut taken = 0;
+        while let Some((header, rest)) = page[taken..].split_first_chunk::<RECORD_HEADER>() {
+            let length = format.order.u32(header, 0);
+            let Some(body) =
+                (length as usize).checked_sub(RECORD_HEADER).and_then(|length| rest.get(..length))
+            else {
+                break;
+            };
+            let start = Lsn(self.at.0.saturating_add(taken as u64));
+            let checked = self.check_link(start, format.order.u64(header, 8)).and_then(|()| {
+                let crc = crc32c::crc32c(body);
+                check_sums(start, checksums(header, crc, format.order))
+            });
+            let bytes = &page[taken..taken + length as usize];
+            let ended = checked.and_then(|()| {
+                let end = Lsn(start.0.saturating_add(length.into()));
+                self.end_record(start, end, is_switch(header));
+                sink.record(&Record::new(start, self.verified, bytes, format.order, format.magic))
+            });
+            if let Err(error) = ended {
+                self.at = start;
+                return Err(error);
+            }
+            taken += length as usize;
+            if is_switch(header) {
+                break;
+            }
+            // What is behind the last record's end, but for padding, is the next step's.
+            taken = taken.next_multiple_of(8).min(page.len());
+        }
+        Ok(taken)
+    }
+
     /// Takes what belongs to the record here, from the part of one page.
-    fn take_record(&mut self, page: &[u8], order: ByteOrder) -> Result<usize, WalError> {
-        let mut record = self.record.take().unwrap_or_else(|| Partial::begin(self.at));
-        let at = record.start;
-        let wrong = |what, found: &dyn ToString, expected: &dyn ToString| WalError::Record {
-            at,
-            what,
-            found: found.to_string(),
-            expected: expected.to_string(),
+    fn take_record(
+        &mut self,
+        page: &[u8],
+        format: Format,
+        sink: &mut impl RecordSink,
+    ) -> Result<usize, WalError> {
+        let order = format.order;
+        let mut record = match self.record.take() {
+            Some(record) => record,
+            None => {
+                self.kept.clear();
+                Partial::begin(self.at)
+            }
         };
+        let at = record.start;
         let taken = if record.has_header() {
             record.take_body(page, order)
         } else {
@@ -392,37 +509,80 @@ impl WalChecker {
             if let Some(length) = record.length(order)
                 && (length >= TOO_LONG || (length as usize) < RECORD_HEADER)
             {
-                return Err(wrong("length", &length, &format!("{RECORD_HEADER} to {}", TOO_LONG - 1)));
+                let expected = format!("{RECORD_HEADER} to {}", TOO_LONG - 1);
+                return Err(wrong_record(at, "length", &length, &expected));
             }
             if record.has_header() {
-                let found = record.previous(order);
-                match self.previous {
-                    Some(previous) if previous != found => {
-                        return Err(wrong("a link to", &found, &previous));
-                    }
-                    None if found >= at => {
-                        return Err(wrong("a link to", &found, &"the record before"));
-                    }
-                    _ => {}
-                }
+                self.check_link(at, record.previous(order).0)?;
             }
             taken
         };
+        let room = sink.keep().saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&page[..taken.min(room)]);
         if !record.has_header() || record.left(order) != Some(0) {
             self.record = Some(record);
             return Ok(taken);
         }
-        let (expected, found) = record.checksums(order);
-        if expected != found {
-            let hex = |checksum| format!("{checksum:08X}");
-            return Err(wrong("content with CRC-32C", &hex(found), &hex(expected)));
+        check_sums(at, record.checksums(order))?;
+        let end = Lsn(self.at.0.saturating_add(taken as u64));
+        self.end_record(at, end, record.ends_segment());
+        if sink.keep() > 0 {
+            sink.record(&Record::new(at, self.verified, &self.kept, order, format.magic))?;
+            // One record of many megabytes does not set the memory for all others.
+            self.kept.clear();
+            self.kept.shrink_to(KEPT_FOR_NEXT);
         }
-        let end = self.at.0.saturating_add(taken as u64);
-        let boundary = if record.ends_segment() { self.origin.segment_size.bytes() } else { ALIGNMENT };
-        self.verified = Lsn(end.checked_next_multiple_of(boundary).unwrap_or(u64::MAX));
-        self.previous = Some(at);
         Ok(taken)
     }
+
+    fn check_link(&self, at: Lsn, found: u64) -> Result<(), WalError> {
+        match self.previous {
+            Some(previous) if previous.0 != found => {
+                Err(wrong_record(at, "a link to", &Lsn(found), &previous))
+            }
+            None if found >= at.0 => Err(wrong_record(at, "a link to", &Lsn(found), &"the record before")),
+            _ => Ok(()),
+        }
+    }
+
+    fn end_record(&mut self, start: Lsn, end: Lsn, ends_segment: bool) {
+        let boundary = if ends_segment { self.origin.segment_size.bytes() } else { ALIGNMENT };
+        self.verified = Lsn(end.0.checked_next_multiple_of(boundary).unwrap_or(u64::MAX));
+        self.previous = Some(start);
+    }
+}
+
+/// Of the memory for a record in pieces, what is left for the next, in bytes.
+const KEPT_FOR_NEXT: usize = 64 << 10;
+
+/// Takes records of no one.
+struct NoRecords;
+
+impl RecordSink for NoRecords {
+    fn keep(&self) -> usize {
+        0
+    }
+
+    fn record(&mut self, _: &Record<'_>) -> Result<(), WalError> {
+        Ok(())
+    }
+}
+
+fn check_sums(at: Lsn, (expected, found): (u32, u32)) -> Result<(), WalError> {
+    let hex = |checksum| format!("{checksum:08X}");
+    if expected == found {
+        return Ok(());
+    }
+    Err(wrong_record(at, "content with CRC-32C", &hex(found), &hex(expected)))
+}
+
+pub(super) fn wrong_record(
+    at: Lsn,
+    what: &'static str,
+    found: &dyn ToString,
+    expected: &dyn ToString,
+) -> WalError {
+    WalError::Record { at, what, found: found.to_string(), expected: expected.to_string() }
 }
 
 /// The bytes of the header of a page that begins there.
@@ -436,4 +596,4 @@ fn cut(bytes: &[u8], limit: u64) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

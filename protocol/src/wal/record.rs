@@ -72,14 +72,23 @@ impl Partial {
 
     /// The checksum that the header states, and the one of what is here.
     pub(super) fn checksums(&self, order: ByteOrder) -> (u32, u32) {
-        let found = crc32c::crc32c_append(self.checksum, &self.header[..CHECKSUM_AT]);
-        (order.u32(&self.header, CHECKSUM_AT), found)
+        checksums(&self.header, self.checksum, order)
+    }
+
+    /// How many of its bytes are here.
+    pub(super) fn have(&self) -> u32 {
+        self.have
     }
 
     /// Whether the rest of the segment behind this record is unused.
     pub(super) fn ends_segment(&self) -> bool {
         is_switch(&self.header)
     }
+}
+
+/// The checksum that a header states, and the one of a record with this header and a body of that checksum.
+pub(super) fn checksums(header: &[u8; RECORD_HEADER], body: u32, order: ByteOrder) -> (u32, u32) {
+    (order.u32(header, CHECKSUM_AT), crc32c::crc32c_append(body, &header[..CHECKSUM_AT]))
 }
 
 /// Whether a header is that of a record that leaves the rest of its segment unused. It has no body.

@@ -55,8 +55,9 @@ impl LocalManifest {
     }
 
     fn add(&mut self, member: ArrivedMember) -> Result<(), Failure> {
-        let checksum =
-            (self.algorithm != ChecksumAlgorithm::None).then_some((self.algorithm, member.checksum));
+        // Of a file that was not read whole nobody knows it.
+        let is_known = self.algorithm != ChecksumAlgorithm::None && !member.checksum.as_bytes().is_empty();
+        let checksum = is_known.then_some((self.algorithm, member.checksum));
         let file = ManifestFile {
             path: member.path,
             size: member.size,

@@ -12,6 +12,7 @@
 //! `tablespace_map` is not kept, as in every plain backup: a server that finds one makes the links anew, to where they led
 //! on the source, and the links of a restored cluster are the restore's to make.
 
+mod basis;
 mod control;
 mod held;
 mod manifest;

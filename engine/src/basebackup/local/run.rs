@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use pgstrata_protocol::control::ControlFile;
 use pgstrata_protocol::page::{PAGE_SIZE, SEGMENT_BLOCKS};
@@ -16,14 +17,17 @@ use super::super::progress::Phase;
 use super::super::report::{Phases, Report};
 use super::super::run::{Run, Totals};
 use super::super::target::Claims;
+use super::basis::{BasisFacts, Chosen};
 use super::held::{Held, SqlFacts};
 use super::proof::Examined;
 use super::transfer::{Job, Moved};
 use crate::connect::ControlRuntime;
 use crate::failure::Failure;
 use crate::pipeline::{Folder, Limit, LimitedBy};
+use crate::sink::Archive;
 use crate::source::StreamEnd;
 use crate::source::local::{ReadAccess, Rules, tablespaces};
+use crate::tracking::{Planner, Tally};
 use crate::wal::WalReceiver;
 
 impl Run<'_> {
@@ -94,6 +98,24 @@ impl Run<'_> {
             wal_folders: Rules::wal_folders_of(facts.version.major()),
             folder_mode: facts.folder_mode,
         };
+        let basis = BasisFacts {
+            destination,
+            control: &control,
+            segment_size: facts.segment_size,
+            data_directory: &examined.data_directory,
+        };
+        let Chosen { over, mut summary } = self.choose_basis(&runtime, start, &basis, writing)?;
+        let tally = Arc::new(Tally::default());
+        let base_backup = over.as_ref().map(|(parent, _)| Arc::clone(&parent.base));
+        let places = |archive: &Archive| match archive.tablespace {
+            None => "base".to_owned(),
+            Some(oid) => format!("pg_tblspc/{oid}/{}", String::from_utf8_lossy(&rules.version_folder)),
+        };
+        let places = archives.iter().map(places).collect();
+        let plan = |(parent, changes)| {
+            Planner::new(&parent, changes, examined.data_directory.clone(), places, &tally)
+        };
+        let planner = over.map(plan).transpose()?;
         let reason = format!("{}; reading: {}", io.reason, access.reason);
         let job = Job {
             base: &base,
@@ -103,6 +125,9 @@ impl Run<'_> {
             start,
             checks_pages,
             in_recovery: sql.in_recovery,
+            planner,
+            base_backup,
+            tally: Arc::clone(&tally),
         };
         let moved = self.transfer_local((&runtime, &mut held), job, &facts, &io, writing, |end| {
             phases.data = self.seconds() - phases.start;
@@ -125,17 +150,23 @@ impl Run<'_> {
 
         self.enter(Phase::Finishing);
         Self::fail_on_findings(&pipeline)?;
-        let Outputs::Repository(writing) = outputs else { unreachable!("as above") };
+        let Outputs::Repository(mut writing) = outputs else { unreachable!("as above") };
+        tally.note(&mut summary);
+        writing.changes = Some(summary.clone());
         let stored = self.commit(*writing, &facts, &io, [start, end], files, manifest)?;
         phases.total = self.seconds();
         phases.end = phases.total - received_wal;
-        let bytes = Limit::judge(&counters).lanes.bytes;
+        let passed = Limit::judge(&counters).lanes.bytes;
+        let bytes = passed + summary.kept_bytes;
         let totals = Totals { files, bytes, files_verified: 0, wal_bytes, stored: Some(stored) };
         let mut report = self.report(&facts, &counters, &io, phases, (lsn, &StreamEnd { end }), &totals);
         report.pages_checked = checks_pages;
         report.io_reason = reason;
         // What the feeder of a stream waits for is the server; readers wait for their disks, or for the time to go on.
-        let waited = if self.kept_to_rate(bytes, phases.data) { LimitedBy::Rate } else { LimitedBy::Read };
+        let waited = match report.stages.of_readers(counters.compresses) {
+            LimitedBy::Read if self.kept_to_rate(passed, phases.data) => LimitedBy::Rate,
+            by => by,
+        };
         for by in [&mut report.limited_by, &mut report.stages.by] {
             if matches!(by, LimitedBy::ServerSend | LimitedBy::Receive) {
                 *by = waited;

@@ -19,13 +19,14 @@ use crate::buffer::BufferPool;
 use crate::connect::ControlRuntime;
 use crate::failure::Failure;
 use crate::pipeline::{Checks, Counters, Feeder, Folder, Layout, Member, Pipeline, StageCounters};
-use crate::repository::{RepositoryWriting, now};
+use crate::repository::{BaseBackup, RepositoryWriting, now};
 use crate::ring::Registered;
 use crate::sink::Archive;
 use crate::source::local::{
     FOUND_QUEUE, Numbers, Owners, Pace, ReadAccess, Reader, Reading, Rules, Walker, Work,
 };
 use crate::stop::Stop;
+use crate::tracking::{Planner, Tally};
 use crate::verify::ContentChecks;
 
 /// Members on their way to the manifest.
@@ -42,6 +43,11 @@ pub(super) struct Job<'a> {
     pub(super) start: BackupPosition,
     pub(super) checks_pages: bool,
     pub(super) in_recovery: bool,
+    /// Says what is kept of an older backup, if something is.
+    pub(super) planner: Option<Planner>,
+    /// That backup.
+    pub(super) base_backup: Option<Arc<BaseBackup>>,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// What a transfer leaves.
@@ -159,6 +165,8 @@ impl Run<'_> {
             checks_from: job.checks_pages.then_some(job.start.lsn),
             findings: Arc::clone(&pipeline.findings),
             pace: config.max_rate_kb.map(|rate| Arc::new(Pace::new(rate))),
+            base: job.base_backup.clone(),
+            tally: Arc::clone(&job.tally),
             progress: Arc::clone(self.progress),
             stop: self.stop.clone(),
         };
@@ -175,7 +183,7 @@ impl Run<'_> {
         mut feeder: Feeder,
         writing: &mut RepositoryWriting,
     ) -> Result<(BackupPosition, u64), Failure> {
-        let Job { base, archives, rules, start, in_recovery, .. } = job;
+        let Job { base, archives, rules, start, in_recovery, planner, .. } = job;
         let (numbers, mut owners) = (Arc::clone(&reading.numbers), reading.owners.clone());
         let ended = Arc::new(Notify::new());
         let all = Arc::new(Ended(Arc::clone(&ended)));
@@ -192,7 +200,8 @@ impl Run<'_> {
         let (observer, theirs) = (Arc::clone(self.observer), owners.clone());
         let buffer_size = self.config.resources.buffer_size as u64;
         let walker = self.spawn("walk", move |stop| {
-            Walker::new(rules, (works, theirs), buffer_size, &*observer, stop).walk(&folder, &archives)
+            Walker::new(rules, (works, theirs), planner, buffer_size, &*observer, stop)
+                .walk(&folder, &archives)
         })?;
         // Where the session dies the server ends the backup, and what was read is worth nothing.
         let watched = self.wait(runtime, async {
@@ -282,6 +291,7 @@ impl Run<'_> {
             mode: facts.file_mode,
             modified: now(),
             owner: writing.sink.folder_owner(),
+            overlay: None,
         };
         writing.sink.begin_file(feeder, member)?;
         feeder.append(content)?;

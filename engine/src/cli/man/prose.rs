@@ -58,7 +58,7 @@ pub(super) const CONNECTION_FILES: [(&str, &str); 5] = [
     ("~/.postgresql/postgresql.crt, postgresql.key", "The client's certificate and its key."),
 ];
 
-const PROSE: [(&str, Prose); 7] = [
+const PROSE: [(&str, Prose); 9] = [
     (
         "pgstrata",
         Prose {
@@ -103,6 +103,53 @@ const PROSE: [(&str, Prose); 7] = [
                     "A tablespace that goes elsewhere:",
                     "{typed} -D /backup/monday -T /srv/space=/backup/space -h db1 -U replicator",
                 ),
+            ],
+            on_signal: None,
+        },
+    ),
+    (
+        "combinebackup",
+        Prose {
+            description: &[
+                "{typed} puts a full backup and the incremental ones that build on it together: the result is the last of \
+                 them, as a full backup that a server starts from. Name them in the order in which they were taken. All \
+                 must be in plain format. The full backup is not changed, and neither are the others.",
+                "Files are put together on all cores. What is read whole is compared with the checksums of its backup's \
+                 manifest, and pages of files that are put together with their own, where the cluster has page checksums.",
+            ],
+            examples: &[
+                (
+                    "Put a week together:",
+                    "{typed} -o /restore/friday /backup/sunday /backup/tuesday /backup/friday",
+                ),
+                (
+                    "Share what is the same with the backups, on btrfs or XFS:",
+                    "{typed} --copy-file-range -o /backup/new /backup/sunday /backup/monday",
+                ),
+                (
+                    "A tablespace goes elsewhere:",
+                    "{typed} -T /backup/space=/srv/space -o /restore/monday /backup/sunday /backup/monday",
+                ),
+            ],
+            on_signal: None,
+        },
+    ),
+    (
+        "walsummary",
+        Prose {
+            description: &[
+                "{typed} prints what WAL summary files say, those that servers from PostgreSQL 17 on keep in pg_wal/summaries where \
+                 summarize_wal is on: which blocks of which relation forks a range of the write-ahead log changed, and to how many \
+                 blocks a fork was cut in it (its limit; 0 where it was made or dropped).",
+                "Each line names the tablespace, the database, the relation's file number and the fork. A file's checksum is its last \
+                 bytes: where the exit status is not 0, what was printed is not to be believed.",
+            ],
+            examples: &[
+                (
+                    "What a summary says:",
+                    "{typed} pg_wal/summaries/0000000100000000010000280000000002000028.summary",
+                ),
+                ("Whether all of them are whole:", "{typed} -q pg_wal/summaries/*.summary"),
             ],
             on_signal: None,
         },

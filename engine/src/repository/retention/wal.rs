@@ -11,6 +11,7 @@ use super::super::error::RepositoryError;
 use super::super::manifest::Manifest;
 use super::super::names::{BackupId, ClusterName};
 use super::super::place::Repository;
+use super::super::wal_changes::ChangesName;
 use super::super::wal_names::{SegmentName, WalName};
 use super::lease::{Purpose, leases};
 use crate::failure::Failure;
@@ -75,7 +76,7 @@ pub(super) fn expire_wal(
                     return Err(Failure::Stopped);
                 }
                 // What is no WAL of ours is not ours to remove.
-                let Some(segment) = object.name.parse::<WalName>().ok().and_then(WalName::segment) else {
+                let Some(segment) = segment_of(&object.name) else {
                     continue;
                 };
                 let needed = (segment.high, segment.low) >= (first.high, first.low);
@@ -94,6 +95,14 @@ pub(super) fn expire_wal(
     }
     remove(repository, &mut batch, going)?;
     Ok(expired)
+}
+
+/// The segment that an object is about: the last one, where it is about many.
+fn segment_of(name: &str) -> Option<SegmentName> {
+    match name.parse::<ChangesName>() {
+        Ok(name) => Some(name.last_segment()),
+        Err(_) => name.parse::<WalName>().ok()?.segment(),
+    }
 }
 
 fn remove(

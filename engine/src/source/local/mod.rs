@@ -8,7 +8,9 @@
 //! `basebackup.c` does. Memory is the pool, the queue of works, one folder's listing, and an entry a folder.
 
 mod access;
+mod changed;
 mod numbers;
+mod open_file;
 mod owners;
 mod pace;
 mod pages;

@@ -15,23 +15,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam::channel::{Receiver, TryRecvError};
-use pgstrata_protocol::names::RelationFile;
-use pgstrata_protocol::{BlockNumber, Lsn};
-use rustix::io::Errno;
+use pgstrata_protocol::Lsn;
+use pgstrata_protocol::page::PAGE_SIZE;
 
 use super::access::ReadAccess;
+use super::changed::{Gathered, changed_runs};
 use super::numbers::Numbers;
+use super::open_file::{OpenFile, Passed, open};
 use super::owners::Owners;
 use super::pace::Pace;
 use super::pages::PageGuard;
-use super::walk::{Found, Work, unreadable};
+use super::walk::{Found, Work};
 use crate::basebackup::Progress;
 use crate::buffer::{BufferPool, PageBuffer};
 use crate::failure::Failure;
 use crate::pipeline::{Findings, LaneMouth, LargeFile, Member, Spent};
-use crate::ring::{Completion, Disk, DiskFile, IoMode, Operation, OperationKind, open_disk};
+use crate::repository::{BLOCK, BaseBackup};
+use crate::ring::{Completion, Disk, IoMode, Operation, OperationKind, open_disk};
 use crate::sink::{GROUP, LARGE};
 use crate::stop::Stop;
+use crate::tracking::{BlockRun, Overlay, Tally};
 
 /// What all readers have in common.
 #[derive(Clone)]
@@ -47,6 +50,9 @@ pub(crate) struct Reading {
     pub(crate) checks_from: Option<Lsn>,
     pub(crate) findings: Arc<Findings>,
     pub(crate) pace: Option<Arc<Pace>>,
+    /// The backup that files are laid over, if they are.
+    pub(crate) base: Option<Arc<BaseBackup>>,
+    pub(crate) tally: Arc<Tally>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) stop: Stop<Failure>,
 }
@@ -66,23 +72,13 @@ pub(crate) struct Reader {
     files: std::vec::IntoIter<Found>,
     /// Counts works: small files of two share no frame.
     work: u64,
-    /// A large file whose next piece is not begun.
+    /// A large file whose next piece is not begun: where that begins, or its number among the file's reads.
     large: Option<(Arc<OpenFile>, u64)>,
     frame: Frame,
     /// The large file that is being handed on.
     handed: Option<LargeFile>,
-}
-
-/// A file that is open.
-struct OpenFile {
-    file: Arc<DiskFile>,
-    path: Vec<u8>,
-    size: u64,
-    mode: u32,
-    modified: u64,
-    owner: u16,
-    /// The number of its first page, if its pages may carry checksums.
-    first_block: Option<BlockNumber>,
+    /// Changed blocks of it, where only these are.
+    gathered: Gathered,
 }
 
 /// A part of a file, a buffer long at most.
@@ -90,6 +86,11 @@ struct Piece {
     file: Arc<OpenFile>,
     offset: u64,
     length: usize,
+    /// Whether it is the first of its file, and the last.
+    begins: bool,
+    ends: bool,
+    /// Its number among the reads of a file of which only some blocks are read.
+    number: u64,
     work: u64,
     /// None while it is being read; the buffer is none for no bytes.
     read: Option<Option<PageBuffer>>,
@@ -102,6 +103,30 @@ struct Frame {
     buffer: Option<PageBuffer>,
     /// Their numbers are given when the frame ends; the files are closed by then.
     files: Vec<(Member, Range<usize>)>,
+    /// Of these, files that were read.
+    read: usize,
+}
+
+impl Piece {
+    /// The part of a file at `place`, which is a byte, or the number of a read.
+    fn of(file: &Arc<OpenFile>, place: u64, most: usize, work: u64) -> Self {
+        let (offset, length, ends) = match &file.passed {
+            Passed::Nothing => (0, 0, true),
+            Passed::Blocks(reads) => {
+                let number = usize::try_from(place).unwrap_or(usize::MAX);
+                let blocks = reads.reads[number].blocks;
+                let length = blocks.count as usize * PAGE_SIZE;
+                (u64::from(blocks.block) * BLOCK, length, number + 1 == reads.reads.len())
+            }
+            Passed::All | Passed::ByPage(_) => {
+                let left = file.size - place;
+                let length = usize::try_from(left).map_or(most, |left| left.min(most));
+                (place, length, place + length as u64 == file.size)
+            }
+        };
+        let file = Arc::clone(file);
+        Self { file, offset, length, begins: place == 0, ends, number: place, work, read: None }
+    }
 }
 
 impl Reader {
@@ -132,6 +157,7 @@ impl Reader {
             large: None,
             frame: Frame::default(),
             handed: None,
+            gathered: Gathered::default(),
         })
     }
 
@@ -165,17 +191,17 @@ impl Reader {
     /// Begins as many reads as may be. Says whether nothing is left to begin.
     fn begin_pieces(&mut self) -> Result<bool, Failure> {
         while self.pieces.len() < self.shared.depth {
-            let Some((file, offset)) = self.next_piece()? else { return Ok(true) };
-            let left = file.size - offset;
-            let size = self.shared.pool.buffer_size();
-            let length = usize::try_from(left).map_or(size, |left| left.min(size));
-            if length == 0 {
-                self.push(file, offset, 0, Some(None));
+            let Some((file, place)) = self.next_piece()? else { return Ok(true) };
+            let mut piece = Piece::of(&file, place, self.shared.pool.buffer_size(), self.work);
+            let Some(handle) = file.file.clone().filter(|_| piece.length > 0) else {
+                piece.read = Some(None);
+                self.pieces.push_back(piece);
                 continue;
-            }
+            };
+            let (offset, length) = (piece.offset, piece.length);
             let Some(buffer) = self.take_buffer()? else {
                 // Taken up again when a buffer is free.
-                self.large = Some((file, offset));
+                self.large = Some((file, place));
                 return Ok(false);
             };
             if let Some(pace) = &self.shared.pace {
@@ -183,23 +209,23 @@ impl Reader {
                 pace.wait(length, &self.shared.stop)?;
                 self.mouth.clock().book(Spent::Starved);
             }
-            let behind = offset + length as u64;
-            if behind < file.size {
-                self.large = Some((Arc::clone(&file), behind));
+            if !piece.ends {
+                let next = match file.passed {
+                    Passed::Blocks(_) => place + 1,
+                    _ => offset + length as u64,
+                };
+                self.large = Some((Arc::clone(&file), next));
             }
-            let aligned = length.next_multiple_of(file.file.alignment()).min(buffer.capacity());
+            Tally::add(&self.shared.tally.read_bytes, length as u64);
+            let aligned = length.next_multiple_of(handle.alignment()).min(buffer.capacity());
             let kind = OperationKind::Read { buffer, offset, length: aligned };
             let token = self.first + self.pieces.len() as u64;
-            let operation = Operation { token, file: Arc::clone(&file.file), kind };
-            self.push(file, offset, length, None);
+            let operation = Operation { token, file: handle, kind };
+            self.pieces.push_back(piece);
             // As many pieces as the disk takes are begun at most.
             self.disk.submit(operation).map_err(|_| Failure::Target("the disk's queue is full".into()))?;
         }
         Ok(false)
-    }
-
-    fn push(&mut self, file: Arc<OpenFile>, offset: u64, length: usize, read: Option<Option<PageBuffer>>) {
-        self.pieces.push_back(Piece { file, offset, length, work: self.work, read });
     }
 
     /// A buffer; none where that would mean to wait while something else can be done.
@@ -223,8 +249,10 @@ impl Reader {
             return Ok(Some(piece));
         }
         loop {
-            for found in self.files.by_ref() {
-                if let Some(file) = open(&found, self.shared.access.files, &mut self.shared.owners)? {
+            let most = u32::try_from(self.shared.pool.buffer_size() / PAGE_SIZE).unwrap_or(1);
+            for mut found in self.files.by_ref() {
+                let Reading { access, base, owners, .. } = &mut self.shared;
+                if let Some(file) = open(&mut found, (access.files, most), base.as_deref(), owners)? {
                     self.shared.progress.begin_file(&file.path);
                     return Ok(Some((Arc::new(file), 0)));
                 }
@@ -265,41 +293,138 @@ impl Reader {
     }
 
     fn hand_on(&mut self, mut piece: Piece) -> Result<(), Failure> {
-        let mut buffer = piece.read.take().expect("it was read");
-        let file = piece.file;
-        if let (Some(guard), Some(first), Some(buffer)) = (&mut self.guard, file.first_block, &mut buffer) {
-            let bytes = &mut buffer.as_mut_slice()[..piece.length];
-            let checked = guard.check(&file.file, &file.path, first, piece.offset, bytes);
-            checked
-                .map_err(|error| Failure::disk("read", Path::new(OsStr::from_bytes(&file.path)), error))?;
-        }
+        let buffer = piece.read.take().expect("it was read");
+        let file = Arc::clone(&piece.file);
+        let buffer = match buffer {
+            Some(mut buffer) => {
+                self.check_pages(&piece, &mut buffer)?;
+                Some(buffer)
+            }
+            None => None,
+        };
         self.shared.progress.bytes.fetch_add(piece.length as u64, Ordering::Relaxed);
-        if file.size < LARGE {
-            return self.join_frame(file.member(0), piece.work, buffer);
+        match &file.passed {
+            Passed::Nothing => {
+                Tally::add(&self.shared.tally.unchanged_files, 1);
+                Tally::add(&self.shared.tally.kept_bytes, file.size);
+                self.join_frame(file.member(0), piece.work, None, false)
+            }
+            Passed::All if file.size < LARGE => self.join_frame(file.member(0), piece.work, buffer, true),
+            Passed::All => {
+                self.begin_large(&piece)?;
+                let handed = self.handed.as_ref().expect("the first piece comes first");
+                let buffer = buffer.expect("a piece of a large file has bytes");
+                self.mouth.piece(handed, piece.offset, buffer, piece.ends)?;
+                self.end_large(&piece);
+                Ok(())
+            }
+            Passed::ByPage(by) if file.size < LARGE => {
+                let same = buffer.as_ref().is_some_and(|bytes| changed_runs(by, 0, bytes).is_empty());
+                if same && !by.map.is_empty() {
+                    Tally::add(&self.shared.tally.unchanged_files, 1);
+                    Tally::add(&self.shared.tally.kept_bytes, file.size);
+                    let member = file.small_member(Some(by.map.clone()));
+                    return self.join_frame(member, piece.work, None, false);
+                }
+                self.join_frame(file.small_member(None), piece.work, buffer, true)
+            }
+            Passed::ByPage(by) => {
+                let first = u32::try_from(piece.offset / BLOCK).unwrap_or(u32::MAX);
+                let buffer = buffer.expect("a piece of a large file has bytes");
+                self.begin_large(&piece)?;
+                let runs = self.gathered.changed(by, first, &buffer);
+                self.hand_on_blocks(&piece, buffer, first, &runs)
+            }
+            Passed::Blocks(reads) => {
+                let read = reads.reads[usize::try_from(piece.number).unwrap_or(usize::MAX)];
+                let buffer = buffer.expect("a read of blocks has bytes");
+                self.begin_large(&piece)?;
+                self.hand_on_blocks(&piece, buffer, read.blocks.block, reads.runs(&read))
+            }
         }
-        if piece.offset == 0 {
-            self.end_frame()?;
-            self.mouth.clock().book(Spent::Busy);
-            let number = self.shared.numbers.begin(self.number, &self.shared.stop)?;
-            self.mouth.clock().book(Spent::Blocked);
-            self.handed = Some(self.mouth.begin(file.member(number)));
-        }
-        let handed = self.handed.as_ref().expect("the first piece comes first");
-        let ends = piece.offset + piece.length as u64 == file.size;
-        let buffer = buffer.expect("a piece of a large file has bytes");
-        self.mouth.piece(handed, piece.offset, buffer, ends)?;
-        if ends {
-            self.handed = None;
-            self.shared.numbers.end(self.number);
+    }
+
+    /// Checks the pages that are to be passed on, and those that say whether they are.
+    fn check_pages(&mut self, piece: &Piece, buffer: &mut PageBuffer) -> Result<(), Failure> {
+        let file = &piece.file;
+        let (Some(guard), Some(first), Some(handle)) = (&mut self.guard, file.first_block, &file.file) else {
+            return Ok(());
+        };
+        let failed = |error| Failure::disk("read", Path::new(OsStr::from_bytes(&file.path)), error);
+        let bytes = &mut buffer.as_mut_slice()[..piece.length];
+        let Passed::Blocks(reads) = &file.passed else {
+            return guard.check(handle, &file.path, first, piece.offset, bytes).map_err(failed);
+        };
+        // What was read along is nobody's business.
+        let read = reads.reads[usize::try_from(piece.number).unwrap_or(usize::MAX)];
+        for run in reads.runs(&read) {
+            let begin = (run.block - read.blocks.block) as usize * PAGE_SIZE;
+            let part = &mut bytes[begin..begin + run.count as usize * PAGE_SIZE];
+            let offset = u64::from(run.block) * BLOCK;
+            guard.check(handle, &file.path, first, offset, part).map_err(failed)?;
         }
         Ok(())
     }
 
+    /// Begins a file that has frames of its own, with its first piece.
+    fn begin_large(&mut self, piece: &Piece) -> Result<(), Failure> {
+        if !piece.begins {
+            return Ok(());
+        }
+        self.end_frame()?;
+        self.mouth.clock().book(Spent::Busy);
+        let number = self.shared.numbers.begin(self.number, &self.shared.stop)?;
+        self.mouth.clock().book(Spent::Blocked);
+        self.handed = Some(self.mouth.begin(piece.file.member(number)));
+        self.gathered.begin();
+        Ok(())
+    }
+
+    fn end_large(&mut self, piece: &Piece) {
+        if piece.ends {
+            self.handed = None;
+            self.shared.numbers.end(self.number);
+        }
+    }
+
+    /// Hands on the blocks of `runs` out of a piece that begins with block `first`.
+    fn hand_on_blocks(
+        &mut self,
+        piece: &Piece,
+        buffer: PageBuffer,
+        first: u32,
+        runs: &[BlockRun],
+    ) -> Result<(), Failure> {
+        self.gathered.add(buffer, first, runs);
+        let handed = self.handed.as_ref().expect("the first piece comes first");
+        while let Some((full, runs)) = self.gathered.next_full() {
+            self.mouth.blocks(handed, Some(full), runs, false)?;
+        }
+        if piece.ends {
+            let (rest, runs) = self.gathered.rest();
+            self.mouth.blocks(handed, rest, runs, true)?;
+            let (tally, stored) = (&self.shared.tally, self.gathered.blocks * BLOCK);
+            let files = if stored == 0 { &tally.unchanged_files } else { &tally.changed_files };
+            Tally::add(files, 1);
+            Tally::add(&tally.changed_bytes, stored);
+            Tally::add(&tally.kept_bytes, piece.file.size.saturating_sub(stored));
+        }
+        self.end_large(piece);
+        Ok(())
+    }
+
     /// Puts a small file into the frame, or begins the next one with it.
-    fn join_frame(&mut self, file: Member, work: u64, buffer: Option<PageBuffer>) -> Result<(), Failure> {
+    fn join_frame(
+        &mut self,
+        file: Member,
+        work: u64,
+        buffer: Option<PageBuffer>,
+        was_read: bool,
+    ) -> Result<(), Failure> {
         let length = buffer.as_ref().map_or(0, PageBuffer::len);
         let has_room = self.frame.buffer.as_ref().is_none_or(|frame| length <= frame.remaining());
-        if self.frame.work != work || self.frame.files.len() >= GROUP || !has_room {
+        let is_full = self.frame.read >= GROUP && was_read;
+        if self.frame.work != work || is_full || !has_room {
             self.end_frame()?;
         }
         self.frame.work = work;
@@ -312,6 +437,7 @@ impl Reader {
             (Some(_), None) => {}
         }
         self.frame.files.push((file, begin..begin + length));
+        self.frame.read += usize::from(was_read);
         Ok(())
     }
 
@@ -322,48 +448,14 @@ impl Reader {
             return Ok(());
         }
         self.mouth.clock().book(Spent::Busy);
-        let first = self.shared.numbers.take(files.len() as u64, &self.shared.stop)?;
+        let extents = |(member, _): &(Member, _)| match member.overlay.as_deref() {
+            Some(Overlay::Unchanged(map)) => map.len() as u64,
+            _ => 0,
+        };
+        let extents = files.iter().map(extents).sum();
+        let first = self.shared.numbers.take(files.len() as u64, extents, &self.shared.stop)?;
         self.mouth.clock().book(Spent::Blocked);
         let number = |(sequence, (file, range)): (u64, (Member, _))| (Member { sequence, ..file }, range);
         self.mouth.frame(buffer, (first..).zip(files).map(number).collect())
     }
-}
-
-impl OpenFile {
-    fn member(&self, sequence: u64) -> Member {
-        Member {
-            sequence,
-            path: self.path.clone(),
-            size: self.size,
-            mode: self.mode,
-            modified: self.modified,
-            owner: self.owner,
-        }
-    }
-}
-
-/// Opens a file; none where it has gone.
-fn open(found: &Found, mode: IoMode, owners: &mut Owners) -> Result<Option<OpenFile>, Failure> {
-    let name = OsStr::from_bytes(&found.name);
-    let failed = |action, error: Errno| unreadable(action, &found.folder.path.join(name), error);
-    let file = match DiskFile::open_read(&found.folder.handle, name, mode) {
-        Ok(file) => file,
-        Err(error) => match Errno::from_io_error(&error) {
-            Some(Errno::NOENT) => return Ok(None),
-            Some(error) => return Err(failed("open", error)),
-            // What took a file's name meanwhile is none, as what has gone is none.
-            None if error.kind() == std::io::ErrorKind::InvalidInput => return Ok(None),
-            None => return Err(Failure::disk("open", found.folder.path.join(name), error)),
-        },
-    };
-    let facts = rustix::fs::fstat(&file).map_err(|error| failed("look at", error))?;
-    Ok(Some(OpenFile {
-        file: Arc::new(file),
-        size: u64::try_from(facts.st_size).unwrap_or(0),
-        mode: facts.st_mode & 0o777,
-        modified: u64::try_from(facts.st_mtime).unwrap_or(0),
-        owner: owners.number(facts.st_uid, facts.st_gid),
-        first_block: RelationFile::parse(&found.path).map(|file| file.first_block()),
-        path: found.path.clone(),
-    }))
 }

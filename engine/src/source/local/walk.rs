@@ -22,6 +22,7 @@ use crate::pipeline::Folder;
 use crate::repository::FolderRecord;
 use crate::sink::{Archive, GROUP, LARGE, ends_group, split};
 use crate::stop::Stop;
+use crate::tracking::{FileFacts, Plan, Planner};
 
 /// Works that wait for a reader.
 pub(crate) const FOUND_QUEUE: usize = 64;
@@ -29,6 +30,9 @@ pub(crate) const FOUND_QUEUE: usize = 64;
 const LISTED: usize = 1 << 18;
 /// Folders in folders, at most: far more than PostgreSQL makes, and each is open while it is walked.
 const DEPTH: usize = 128;
+/// Files that are not read, and extents of their maps, that go to a reader at once.
+const UNREAD: usize = 1024;
+const UNREAD_EXTENTS: usize = 1 << 16;
 const TABLESPACES: &[u8] = b"pg_tblspc";
 /// The first version that lists tablespaces in place among the others.
 const FIRST_IN_PLACE: u32 = 16;
@@ -46,6 +50,8 @@ pub(crate) struct Found {
     pub(super) name: Vec<u8>,
     /// Its path as the manifest names it.
     pub(super) path: Vec<u8>,
+    /// What becomes of it.
+    pub(super) plan: Plan,
 }
 
 /// Walks a data directory and its tablespaces.
@@ -58,8 +64,13 @@ pub(crate) struct Walker<'a> {
     stop: &'a Stop<Failure>,
     owners: Owners,
     folders: Vec<FolderRecord>,
+    /// Says what is kept of an older backup, where there is one.
+    planner: Option<Planner>,
     small: Work,
     small_bytes: u64,
+    /// Of these, files that are read, and extents of those that are not.
+    small_read: usize,
+    small_extents: usize,
 }
 
 /// The archive that is walked.
@@ -84,12 +95,25 @@ impl<'a> Walker<'a> {
     pub(crate) fn new(
         rules: Rules,
         (works, owners): (Sender<Work>, Owners),
+        planner: Option<Planner>,
         buffer_size: u64,
         observer: &'a dyn Observer,
         stop: &'a Stop<Failure>,
     ) -> Self {
-        let (folders, small) = (Vec::new(), Vec::new());
-        Self { rules, works, buffer_size, observer, stop, owners, folders, small, small_bytes: 0 }
+        Self {
+            rules,
+            works,
+            buffer_size,
+            observer,
+            stop,
+            owners,
+            folders: Vec::new(),
+            planner,
+            small: Vec::new(),
+            small_bytes: 0,
+            small_read: 0,
+            small_extents: 0,
+        }
     }
 
     /// Walks all archives, the data directory last. Returns the folders that belong to the backup.
@@ -239,7 +263,8 @@ impl<'a> Walker<'a> {
             FileType::RegularFile => {
                 let size = u64::try_from(facts.st_size).unwrap_or(0);
                 let path = [&root.prefix, &path[..]].concat();
-                self.found(Found { folder: Arc::clone(folder), name: name.to_vec(), path }, size)
+                let plan = self.plan(&path, &facts, size)?;
+                self.found(Found { folder: Arc::clone(folder), name: name.to_vec(), path, plan }, size)
             }
             _ => {
                 let place = folder.path.join(OsStr::from_bytes(name));
@@ -249,25 +274,44 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Passes a file on. Small ones wait for as many as share a frame.
+    /// What becomes of a file.
+    fn plan(&mut self, path: &[u8], facts: &Stat, size: u64) -> Result<Plan, Failure> {
+        let Some(planner) = &mut self.planner else { return Ok(Plan::Whole) };
+        let facts = FileFacts {
+            size,
+            mode: facts.st_mode & 0o777,
+            modified: u64::try_from(facts.st_mtime).unwrap_or(0),
+            owner: self.owners.number(facts.st_uid, facts.st_gid),
+        };
+        planner.plan(path, facts)
+    }
+
+    /// Passes a file on. Small ones wait for as many as share a frame, and those of which nothing is read go with them.
     fn found(&mut self, file: Found, size: u64) -> Result<(), Failure> {
+        if let Some(extents) = file.plan.unread() {
+            self.small_extents += extents;
+            self.small.push(file);
+            let is_full = self.small_extents > UNREAD_EXTENTS || self.small.len() - self.small_read >= UNREAD;
+            return if is_full { self.end_small() } else { Ok(()) };
+        }
         if size >= LARGE {
             return self.send(vec![file]);
         }
         let (folder, name) = split(&file.path);
         let stays = self.small.last().is_none_or(|last| split(&last.path).0 == folder);
-        let has_room = self.small_bytes + size <= self.buffer_size && self.small.len() < GROUP;
+        let has_room = self.small_bytes + size <= self.buffer_size && self.small_read < GROUP;
         let ends = ends_group(name, size);
         if !stays || !has_room {
             self.end_small()?;
         }
         self.small_bytes += size;
+        self.small_read += 1;
         self.small.push(file);
         if ends { self.end_small() } else { Ok(()) }
     }
 
     fn end_small(&mut self) -> Result<(), Failure> {
-        self.small_bytes = 0;
+        (self.small_bytes, self.small_read, self.small_extents) = (0, 0, 0);
         let small = std::mem::take(&mut self.small);
         if small.is_empty() { Ok(()) } else { self.send(small) }
     }
@@ -413,7 +457,7 @@ mod tests {
         let (works, found) = unbounded();
         let stop = Stop::new();
         let base = Folder::open(base).expect("a folder");
-        let folders = Walker::new(rules, (works, Owners::default()), 256 << 10, &Silent, &stop)
+        let folders = Walker::new(rules, (works, Owners::default()), None, 256 << 10, &Silent, &stop)
             .walk(&base, archives)
             .expect("walked");
         let text = |path: Vec<u8>| String::from_utf8(path).expect("UTF-8");

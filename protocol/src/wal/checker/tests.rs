@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::wal::SegmentStart;
 
-const SEGMENT: u64 = 1 << 20;
-const START: u64 = 5 * SEGMENT;
+pub(in crate::wal) const SEGMENT: u64 = 1 << 20;
+pub(in crate::wal) const START: u64 = 5 * SEGMENT;
 const SYSTEM: u64 = 7_345_678_901_234_567_890;
 
-fn origin() -> WalOrigin {
+pub(in crate::wal) fn origin() -> WalOrigin {
     let segment_size = WalSegmentSize::new(SEGMENT).unwrap();
     WalOrigin {
         system_identifier: SYSTEM,
@@ -22,10 +22,10 @@ fn origin() -> WalOrigin {
 
 /// Writes WAL from the beginning of a segment.
 #[derive(Clone)]
-struct Log {
+pub(in crate::wal) struct Log {
     big_endian: bool,
     page_size: u64,
-    bytes: Vec<u8>,
+    pub(in crate::wal) bytes: Vec<u8>,
     previous: u64,
     /// The bits that a checksum or a comparison covers.
     covered: Vec<u8>,
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Log {
 }
 
 impl Log {
-    fn new(page_size: u64) -> Self {
+    pub(in crate::wal) fn new(page_size: u64) -> Self {
         Self::in_order(page_size, false)
     }
 
@@ -60,7 +60,7 @@ impl Log {
         log
     }
 
-    fn at(&self) -> u64 {
+    pub(in crate::wal) fn at(&self) -> u64 {
         START + self.bytes.len() as u64
     }
 
@@ -120,7 +120,7 @@ impl Log {
         header
     }
 
-    fn record(&mut self, body: &[u8], manager: u8, info: u8) {
+    pub(in crate::wal) fn record(&mut self, body: &[u8], manager: u8, info: u8) {
         if self.at().is_multiple_of(self.page_size) {
             self.page(0, 0);
         }
@@ -148,7 +148,7 @@ impl Log {
         self.put(&vec![0; usize::try_from(length).unwrap()], false);
     }
 
-    fn switch(&mut self) {
+    pub(in crate::wal) fn switch(&mut self) {
         self.record(&[], 0, 0x40);
         self.pad(SEGMENT);
         self.records.last_mut().unwrap().1 = self.at();
