@@ -264,12 +264,15 @@ mod tests {
         assert!(judge(&index, "main", &[]).problems.is_empty(), "without backups nothing is needed");
     }
 
+    /// Gaps by timeline and segments, and the ends of windows by timeline.
+    type Found = (Vec<(u32, u64, u64)>, Vec<(u32, String)>);
+
     /// The gaps that count, and to where the windows lead.
     fn found(
         timelines: &[(u32, TimelineWal)],
         histories: &[(u32, &str)],
         backups: &[BackupSummary],
-    ) -> (Vec<(u32, u64, u64)>, Vec<(u32, String)>) {
+    ) -> Found {
         let history = |(timeline, text): &(u32, &str)| {
             let timeline = TimelineId(*timeline);
             (timeline, TimelineHistory::parse(timeline, text.as_bytes()).expect("valid"))

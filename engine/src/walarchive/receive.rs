@@ -422,7 +422,7 @@ mod tests {
         let voice = Arc::new(Voice::default());
         let observer: Arc<dyn ReceiveObserver> = Arc::<Voice>::clone(&voice);
         let wal: Vec<u8> =
-            (0..MIB as u32).map(|number| number.wrapping_mul(7_919).to_le_bytes()[1]).collect();
+            (0..1_u32 << 20).map(|number| number.wrapping_mul(7_919).to_le_bytes()[1]).collect();
         let keep = |bytes: &[u8]| {
             let mut writer = writer(&shelf, &observer);
             writer.write(START, bytes).unwrap();
