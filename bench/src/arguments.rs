@@ -37,6 +37,8 @@ pub(crate) enum Rivalry {
     Receivewal(ReceivewalOptions),
     /// pg_verifybackup and pgstrata verifybackup, on one finished backup, without parsing WAL
     Verifybackup(VerifybackupOptions),
+    /// pg_combinebackup and pgstrata combinebackup: a full backup and incremental ones (17 or newer), durable
+    Combinebackup(CombinebackupOptions),
     /// pgbackrest backup and pgstrata backup: a full backup into an empty repository, durable
     Backup(RepositoryOptions),
     /// pgbackrest --type=incr or pg_basebackup --incremental, and pgstrata backup, after a change of some pages
@@ -114,6 +116,22 @@ pub(crate) struct VerifybackupOptions {
     /// Format of the backup; where the rival cannot read tar, pgstrata is measured alone
     #[arg(long, value_enum, default_value = "plain")]
     pub(crate) format: Format,
+}
+
+/// What `compare combinebackup` takes.
+#[derive(Debug, Args)]
+pub(crate) struct CombinebackupOptions {
+    #[command(flatten)]
+    pub(crate) compare: CompareOptions,
+    /// Incremental backups in the chain
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub(crate) incrementals: u32,
+    /// Percent of the rows' pages that change before each of them, scattered
+    #[arg(long, value_name = "PERCENT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) changed: u32,
+    /// Give both one more option, such as --both=--copy-file-range; may be repeated
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    pub(crate) both: Vec<OsString>,
 }
 
 /// What `compare receivewal` takes. The size is that of the WAL.

@@ -9,6 +9,7 @@ mod backup;
 mod basebackup;
 mod cache;
 mod cluster;
+mod combinebackup;
 mod compare;
 mod copy_binary;
 mod dataset;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Command::Compare(Rivalry::Tar(options)) => tar::compare(&options),
         Command::Compare(Rivalry::Receivewal(options)) => receivewal::compare(&options),
         Command::Compare(Rivalry::Verifybackup(options)) => verifybackup::compare(&options),
+        Command::Compare(Rivalry::Combinebackup(options)) => combinebackup::compare(&options),
         Command::Compare(Rivalry::Backup(options)) => backup::compare(&options),
         Command::Compare(Rivalry::Incremental(options)) => incremental::compare(&options),
         Command::Compare(Rivalry::Restore(options)) => restore::compare(&options),

@@ -6,6 +6,7 @@
 pub mod basebackup;
 pub mod buffer;
 pub mod cli;
+pub mod combine;
 pub mod connect;
 pub mod demo;
 pub mod failure;

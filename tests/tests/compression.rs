@@ -258,7 +258,9 @@ fn servers_before_15_neither_compress_nor_keep() {
 #[test]
 fn targets_are_the_servers_affair() {
     for major in harness::majors().into_iter().filter(|major| [15, 18].contains(major)) {
-        let source = harness::cluster(major).setting("log_replication_commands", "on").start();
+        // A target of a server's plugin, which comes with PostgreSQL.
+        let source =
+            harness::cluster(major).setting("shared_preload_libraries", "basebackup_to_shell").start();
         let run = basebackup(&source).args(["-t", "blackhole", "-X", "fetch", "--json"]).run();
         let summary = run.expect_success().json_summary();
         assert_eq!((&summary["format"], &summary["target"]), (&"target".into(), &"blackhole".into()));
@@ -281,7 +283,22 @@ fn targets_are_the_servers_affair() {
         Manifest::check(&copy);
         drop(source.boot(&copy));
 
+        let shell = theirs.join("shell");
+        source.cluster().run_as().create_dir(&shell).unwrap();
+        let sql = source.sql();
+        let command = format!("cat > \"{}/%d-%f\"", shell.display());
+        sql.execute(&format!("ALTER SYSTEM SET basebackup_to_shell.command = '{command}'"));
+        sql.execute("SELECT pg_reload_conf()");
+        harness::wait_until("the command is set", || {
+            source.sql().value::<String>("SHOW basebackup_to_shell.command") == command
+        });
+        let finished = basebackup(&source).args(["-t", "shell:one", "-X", "fetch"]).run();
+        finished.expect_success().expect_stderr("at the server's target shell:one");
+        finished.expect_stderr("nothing: no file came here");
+        assert_eq!(names(&shell), ["one-backup_manifest", "one-base.tar"]);
+
         for (target, expected) in [
+            ("shell", "a target detail is required because the configured command includes %d"),
             ("nowhere", "unrecognized target: \"nowhere\""),
             ("nowhere:it's", "unrecognized target: \"nowhere\""),
             ("blackhole:x", "does not accept a target detail"),

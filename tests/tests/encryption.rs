@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use pgstrata_tests as harness;
+use pgstrata_tests::repositories::expect_refused;
 use pgstrata_tests::{Finished, Invocation, Scratch, Source, Workload, pgstrata};
 use serde_json::Value;
 
@@ -43,14 +44,6 @@ fn stored(finished: &Finished) -> String {
 
 fn restore(repo: &Path, into: &Path) -> Invocation {
     command(["restore"], repo).args(["--cluster", "main", "--into"]).arg(into)
-}
-
-#[track_caller]
-fn expect_refused(finished: &Finished, words: &[&str]) {
-    finished.expect_failure().expect_stderr("HINT: ").expect_stderr("pgstrata: error: ");
-    for word in words {
-        finished.expect_stderr(word);
-    }
 }
 
 /// Every file below a folder. What vanishes meanwhile is passed over.

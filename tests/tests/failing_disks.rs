@@ -9,36 +9,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-use pgstrata::basebackup::{
-    BaseBackupConfig, Destination, Observer, Progress, Report, Resources, SlotChoice, SyncMethod, WalMethod,
-    run,
-};
-use pgstrata::connect::{ConnectionSettings, GivenSettings, Surroundings};
+use pgstrata::basebackup::{BaseBackupConfig, Destination, Report, Resources, SlotChoice, WalMethod};
 use pgstrata::failure::Failure;
 use pgstrata::ring::{FaultKind, FaultPlan, IoMode};
-use pgstrata::stop::Stop;
-use pgstrata_protocol::basebackup::ManifestOptions;
-use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_tests as harness;
 use pgstrata_tests::fake::{FakeBackup, FakeServer, Member, Script};
+use pgstrata_tests::in_process::{backup_config, run_backup};
 use pgstrata_tests::{FsKind, Scratch, SmallFs};
 
 /// No run may take longer.
 const LIMIT: Duration = Duration::from_secs(60);
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
-
-/// Keeps warnings, for failures to show.
-#[derive(Default)]
-struct Heard(Mutex<Vec<String>>);
-
-impl Observer for Heard {
-    fn warning(&self, text: &str) {
-        self.0.lock().expect("no panic with the lock").push(text.to_owned());
-    }
-
-    fn note(&self, _: &str) {}
-}
 
 #[derive(Clone)]
 struct Setup {
@@ -51,64 +33,37 @@ struct Setup {
 
 impl Setup {
     fn config(&self, plan: &FaultPlan) -> BaseBackupConfig {
-        let given = GivenSettings {
-            conninfo: Some(&self.conninfo),
-            host: None,
-            port: None,
-            user: None,
-            database: None,
-            program: Some("failing_disks"),
-        };
-        let surroundings = Surroundings { variable: &|_| None, ..Surroundings::of_process() };
         let path = self.path.clone();
         let mut resources = Resources::for_cores(2);
         // Small and few, so that everything has to come back and go round.
         (resources.buffers, resources.buffer_size, resources.depth) = (16, 64 << 10, 8);
         (resources.io, resources.faults) = (Some(self.io), Some(plan.clone()));
-        BaseBackupConfig {
-            incremental: None,
-            connection: ConnectionSettings::resolve(&given, &surroundings).expect("a good connection string"),
-            destination: match self.tar {
-                true => Destination::Tar { path },
-                false => Destination::Directory { path, wal_directory: None, tablespace_mapping: Vec::new() },
-            },
-            compression: None,
-            wal: self.wal.clone(),
-            label: "disk faults".into(),
-            fast_checkpoint: true,
-            max_rate_kb: None,
-            manifest: Some(ManifestOptions {
-                checksums: Some(ChecksumAlgorithm::Crc32c),
-                force_encode: false,
-            }),
-            server_verifies_pages: true,
-            check_pages: false,
-            estimate_size: true,
-            write_recovery_settings: false,
-            sync: true,
-            sync_method: SyncMethod::Fsync,
-            clean: true,
-            status_interval: Duration::from_secs(10),
-            stall_timeout: Duration::from_secs(30),
-            resources,
-        }
+        let destination = match self.tar {
+            true => Destination::Tar { path },
+            false => Destination::Directory { path, wal_directory: None, tablespace_mapping: Vec::new() },
+        };
+        let mut config = backup_config(&self.conninfo, destination, resources);
+        config.wal = self.wal.clone();
+        config
     }
 
     /// Runs it in a thread, within the limit.
     #[track_caller]
     fn run(&self, plan: &FaultPlan) -> (Result<Report, Failure>, Vec<String>) {
         let (config, (done, wait)) = (self.config(plan), mpsc::channel());
-        let heard = Arc::new(Heard::default());
-        let observer: Arc<dyn Observer> = Arc::clone(&heard) as _;
+        // Warnings, for failures to show.
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
         let thread = std::thread::spawn(move || {
-            let outcome = run(&config, &Arc::new(Progress::default()), &observer, &Stop::new());
+            let hear = move |text: &str| hears.lock().expect("no panic with the lock").push(text.to_owned());
+            let outcome = run_backup(&config, hear);
             // Nobody waits any more where that took too long.
             let _ = done.send(outcome);
         });
         let outcome =
             wait.recv_timeout(LIMIT).unwrap_or_else(|error| panic!("no end within {LIMIT:?}: {error}"));
         thread.join().expect("it has ended");
-        let heard = std::mem::take(&mut *heard.0.lock().expect("no panic with the lock"));
+        let heard = std::mem::take(&mut *heard.lock().expect("no panic with the lock"));
         (outcome, heard)
     }
 }

@@ -10,27 +10,16 @@ use std::sync::Arc;
 use pgstrata::postmaster::{Server, Shutdown};
 use pgstrata::repository::{BackupChoice, LocalStore, Repository};
 use pgstrata_tests as harness;
-use pgstrata_tests::{Finished, Invocation, Source, Workload, basebackup, pgstrata, sql, wait_until};
+use pgstrata_tests::repositories::{self, backup_by, command, expect_refused, expect_verified, init};
+use pgstrata_tests::{Invocation, Source, Workload, basebackup, sql, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
 /// What a run may hold, with the defaults.
 const MEMORY: u64 = 128 << 20;
 
-fn command(name: &str, repo: &Path) -> Invocation {
-    pgstrata([name, "--repo"]).arg(repo)
-}
-
 fn backup(server: &Server, repo: &Path) -> Invocation {
-    command("backup", repo).args([
-        "--cluster",
-        "main",
-        "-c",
-        "fast",
-        "--json",
-        "-d",
-        &server.socket_conninfo(),
-    ])
+    backup_by(&server.socket_conninfo(), repo)
 }
 
 /// A backup of the data directory of the server.
@@ -38,38 +27,11 @@ fn local(server: &Server, repo: &Path) -> Invocation {
     backup(server, repo).arg("-D").arg(server.cluster().data_dir())
 }
 
-fn init(source: &Source) -> PathBuf {
-    let repo = source.dir("repo");
-    command("init", &repo).run().expect_success();
-    repo
-}
-
 /// Restores the latest backup beside its source, tablespaces too.
 fn restore(source: &Source, repo: &Path, name: &str) -> PathBuf {
     let into = source.dir(name);
-    let mut run = command("restore", repo).args(["--cluster", "main", "--into"]).arg(&into);
-    for tablespace in source.tablespaces() {
-        if let Some(location) = &tablespace.location {
-            let place = source.dir(&format!("{name} space {}", tablespace.oid));
-            run = run.arg("-T").arg(format!("{}={}", location.display(), place.display()));
-        }
-    }
-    run.run().expect_success();
+    repositories::restore(source, repo, &into).run().expect_success();
     into
-}
-
-#[track_caller]
-fn expect_verified(dir: &Path, major: u32) {
-    pgstrata(["verifybackup"]).arg(dir).run().expect_success();
-    harness::verify_backup(dir, major).expect_good();
-}
-
-#[track_caller]
-fn expect_refused(finished: &Finished, words: &[&str]) {
-    finished.expect_failure().expect_stderr("HINT: ").expect_stderr("pgstrata: error: ");
-    for word in words {
-        finished.expect_stderr(word);
-    }
 }
 
 /// Manifests, and what lies in staging. Complete packs of a failed backup are kept for the next, and make none.
@@ -206,7 +168,10 @@ fn under_load_what_was_committed_comes_back() {
         let ledger = writer.stop();
         let latest = restore(&source, &repo, "copy");
         expect_verified(&latest, major);
-        ledger.check(&sql(&source.boot(&latest)), before);
+        let server = source.boot(&latest);
+        ledger.check(&sql(&server), before);
+        harness::amcheck(&server).unwrap_or_else(|error| panic!("{major}: {error:#}"));
+        drop(server);
         command("verify", &repo).run().expect_success();
         // The same small files share frames again: the third backup adds what the second compressed alike.
         local(&source, &repo).run().expect_success();
@@ -238,8 +203,8 @@ fn a_standby_gives_its_own_files() {
     expect_verified(&copy, 16);
     let label = fs::read_to_string(copy.join("backup_label")).unwrap();
     assert!(label.contains("BACKUP FROM: standby"), "{label}");
-    // Without its signal it stands on its own, with all that the backup needs.
-    fs::remove_file(copy.join("standby.signal")).unwrap();
+    // A restore leaves its signal out: it stands on its own, with all that the backup needs.
+    assert!(!copy.join("standby.signal").exists());
     ledger.check(&sql(&source.boot(&copy)), seen);
 }
 
@@ -313,7 +278,10 @@ fn another_directory_is_refused() {
 fn damaged_pages_are_named_and_make_no_backup() {
     let source = harness::cluster(17).with(Workload::empty().rows(2_000)).start();
     let repo = init(&source);
-    local(&source, &repo).run().expect_success();
+    let run = command("backup", &repo).args(["--cluster", "main", "-c", "fast", "-d"]);
+    let run = run.arg(source.socket_conninfo()).arg("-D").arg(source.data_dir()).run();
+    run.expect_success()
+        .expect_stderr("  verified     page checksums; the manifest was made here, with CRC32C\n");
     let before = objects(&repo);
     let path = source.corrupt_page("data.numbers", 3);
     let run = local(&source, &repo).run();

@@ -5,78 +5,34 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use pgstrata::basebackup::{
-    BaseBackupConfig, Destination, Observer, Progress, Report, Resources, SyncMethod, WalMethod,
-    process_usage, run,
-};
-use pgstrata::connect::{ConnectionSettings, GivenSettings, Surroundings};
+use pgstrata::basebackup::{Destination, Report, Resources, process_usage};
 use pgstrata::repository::{
     BackupChoice, CheckConfig, FileRecord, FrameCompression, LocalStore, PACK_SIZE, Repository,
     RepositoryDestination, ReuseConfig, Tree, check,
 };
 use pgstrata::stop::Stop;
 use pgstrata::tracking::ChangesWanted;
-use pgstrata_protocol::basebackup::ManifestOptions;
-use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_tests::Scratch;
 use pgstrata_tests::fake::{FakeServer, ManyFiles, Script};
+use pgstrata_tests::in_process::{backup_config, run_backup};
 
 const MEMORY: u64 = 256 << 20;
 
 static ONE: Mutex<()> = Mutex::new(());
 
-struct Silence;
-
-impl Observer for Silence {
-    fn warning(&self, text: &str) {
-        panic!("{text}");
-    }
-
-    fn note(&self, _: &str) {}
-}
-
 fn backup(conninfo: &str, repo: &Path) -> Report {
-    let given = GivenSettings {
-        conninfo: Some(conninfo),
-        host: None,
-        port: None,
-        user: None,
-        database: None,
-        program: Some("many_files"),
-    };
-    let surroundings = Surroundings { variable: &|_| None, ..Surroundings::of_process() };
-    let config = BaseBackupConfig {
-        incremental: None,
-        connection: ConnectionSettings::resolve(&given, &surroundings).expect("a good connection string"),
-        destination: Destination::Repository(RepositoryDestination {
-            repository: Repository::open(Arc::new(LocalStore::new(repo))).expect("there"),
-            cluster: "main".parse().unwrap(),
-            compression: FrameCompression::Zstd(1),
-            pack_size: PACK_SIZE,
-            reuse: ReuseConfig::default(),
-            changes: ChangesWanted::Auto,
-        }),
-        compression: None,
-        wal: WalMethod::None,
-        label: "many files".into(),
-        fast_checkpoint: true,
-        max_rate_kb: None,
-        manifest: Some(ManifestOptions { checksums: Some(ChecksumAlgorithm::Crc32c), force_encode: false }),
-        server_verifies_pages: true,
-        check_pages: false,
-        estimate_size: true,
-        write_recovery_settings: false,
-        sync: true,
-        sync_method: SyncMethod::Fsync,
-        clean: true,
-        status_interval: Duration::from_secs(10),
-        stall_timeout: Duration::from_secs(30),
-        resources: Resources::for_cores(2),
-    };
-    let observer: Arc<dyn Observer> = Arc::new(Silence);
-    run(&config, &Arc::new(Progress::default()), &observer, &Stop::new()).expect("a backup")
+    let destination = Destination::Repository(RepositoryDestination {
+        repository: Repository::open(Arc::new(LocalStore::new(repo))).expect("there"),
+        cluster: "main".parse().unwrap(),
+        compression: FrameCompression::Zstd(1),
+        pack_size: PACK_SIZE,
+        reuse: ReuseConfig::default(),
+        changes: ChangesWanted::Auto,
+    });
+    let config = backup_config(conninfo, destination, Resources::for_cores(2));
+    run_backup(&config, |text| panic!("{text}")).expect("a backup")
 }
 
 fn expect_bounded(what: &str, seconds: f64) {

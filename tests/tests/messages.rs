@@ -236,6 +236,7 @@ fn what_makes_no_sense_is_refused_by_name_before_anything_is_done() {
     ] {
         let finished = basebackup(&source).arg("-D").arg(&copy).args(options).run();
         finished.expect_failure().expect_stderr(expected);
+        assert!(finished.stderr_text().starts_with("pgstrata: error: "), "{finished}");
         assert!(!copy.exists(), "{finished}");
     }
     let finished = basebackup(&source).run();

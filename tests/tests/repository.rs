@@ -4,12 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use pgstrata::basebackup::{
-    BaseBackupConfig, Destination, Observer, Progress, Report, Resources, SyncMethod, WalMethod, run,
-};
-use pgstrata::connect::{ConnectionSettings, GivenSettings, Surroundings};
+use pgstrata::basebackup::{Destination, Report, Resources};
 use pgstrata::failure::Failure;
 use pgstrata::repository::{
     BackupChoice, CheckConfig, CheckReport, FrameCompression, LocalStore, PACK_SIZE, Repository,
@@ -19,79 +15,27 @@ use pgstrata::restore::{RestoreConfig, RestoreOptions, RestoreReport, RestoreRes
 use pgstrata::ring::{FaultKind, FaultPlan};
 use pgstrata::stop::Stop;
 use pgstrata::tracking::ChangesWanted;
-use pgstrata_protocol::basebackup::ManifestOptions;
-use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_tests as harness;
 use pgstrata_tests::fake::{FakeBackup, FakeServer, Member, Script};
-use pgstrata_tests::{Finished, Invocation, Scratch, Source, Workload, pgstrata};
+use pgstrata_tests::in_process::{backup_config, run_backup};
+use pgstrata_tests::repositories::{
+    backup, command, expect_refused, expect_verified, init, names, restore, space,
+};
+use pgstrata_tests::{Invocation, Scratch, Source, Workload};
 use rustix::process::Signal;
 use serde_json::Value;
 
 /// What a run may hold, with the defaults.
 const MEMORY: u64 = 128 << 20;
 
-/// A command on a repository.
-fn command(name: &str, repo: &Path) -> Invocation {
-    pgstrata([name, "--repo"]).arg(repo)
-}
-
-fn backup(source: &Source, repo: &Path) -> Invocation {
-    command("backup", repo).args(["--cluster", "main", "-c", "fast", "--json", "-d", &source.conninfo()])
-}
-
 /// A backup that stores everything.
 fn anew(source: &Source, repo: &Path) -> Invocation {
     backup(source, repo).args(["--reuse", "none"])
 }
 
-/// A restore whose tablespaces go beside the copy.
-fn restore(source: &Source, repo: &Path, into: &Path) -> Invocation {
-    let mut run = command("restore", repo).args(["--cluster", "main", "--into"]).arg(into);
-    for tablespace in source.tablespaces() {
-        if let Some(location) = &tablespace.location {
-            let place = space(into, tablespace.oid);
-            run = run.arg("-T").arg(format!("{}={}", location.display(), place.display()));
-        }
-    }
-    run
-}
-
-fn space(into: &Path, oid: u32) -> PathBuf {
-    let name = format!("{} space {oid}", into.file_name().unwrap().display());
-    into.with_file_name(name)
-}
-
-fn init(source: &Source) -> PathBuf {
-    let repo = source.dir("repo");
-    command("init", &repo).run().expect_success();
-    repo
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode()
         & 0o7777
-}
-
-#[track_caller]
-fn expect_refused(finished: &Finished, words: &[&str]) {
-    finished.expect_failure().expect_stderr("HINT: ").expect_stderr("pgstrata: error: ");
-    for word in words {
-        finished.expect_stderr(word);
-    }
-}
-
-/// Our own and the stock judgement of a restored directory.
-#[track_caller]
-fn expect_verified(dir: &Path, major: u32) {
-    pgstrata(["verifybackup"]).arg(dir).run().expect_success();
-    harness::verify_backup(dir, major).expect_good();
 }
 
 #[test]
@@ -152,6 +96,7 @@ fn what_goes_in_comes_out() {
         expect_verified(&copy, major);
         let server = source.boot(&copy);
         ledger.check(&harness::sql(&server), before);
+        harness::amcheck(&server).unwrap_or_else(|error| panic!("{major}: {error:#}"));
         drop(server);
         for (name, io) in [("latest", "auto"), ("threads", "threads")] {
             let copy = source.dir(name);
@@ -460,60 +405,21 @@ fn a_backup_that_dies_leaves_the_others_and_itself_nowhere() {
     command("verify", &repo).run().expect_success();
 }
 
-/// Hears nothing that it would want to hear, but for what a failed backup leaves.
-struct Silence;
-
-impl Observer for Silence {
-    fn warning(&self, text: &str) {
-        assert!(text.contains("are kept: the next backup"), "{text}");
-    }
-
-    fn note(&self, _: &str) {}
-}
-
 fn faulty_backup(conninfo: &str, repo: &Path, faults: Option<FaultPlan>) -> Result<Report, Failure> {
-    let given = GivenSettings {
-        conninfo: Some(conninfo),
-        host: None,
-        port: None,
-        user: None,
-        database: None,
-        program: Some("repository"),
-    };
-    let surroundings = Surroundings { variable: &|_| None, ..Surroundings::of_process() };
     let mut resources = Resources::for_cores(4);
     (resources.buffers, resources.buffer_size, resources.depth) = (24, 64 << 10, 8);
     resources.faults = faults;
-    let config = BaseBackupConfig {
-        incremental: None,
-        connection: ConnectionSettings::resolve(&given, &surroundings).expect("a good connection string"),
-        destination: Destination::Repository(RepositoryDestination {
-            repository: open(repo)?,
-            cluster: "main".parse().unwrap(),
-            compression: FrameCompression::Lz4,
-            pack_size: PACK_SIZE,
-            reuse: ReuseConfig { from: ReuseFrom::Nothing, ..ReuseConfig::default() },
-            changes: ChangesWanted::Full,
-        }),
-        compression: None,
-        wal: WalMethod::None,
-        label: "disk faults".into(),
-        fast_checkpoint: true,
-        max_rate_kb: None,
-        manifest: Some(ManifestOptions { checksums: Some(ChecksumAlgorithm::Crc32c), force_encode: false }),
-        server_verifies_pages: true,
-        check_pages: false,
-        estimate_size: true,
-        write_recovery_settings: false,
-        sync: true,
-        sync_method: SyncMethod::Fsync,
-        clean: true,
-        status_interval: Duration::from_secs(10),
-        stall_timeout: Duration::from_secs(30),
-        resources,
-    };
-    let observer: Arc<dyn Observer> = Arc::new(Silence);
-    run(&config, &Arc::new(Progress::default()), &observer, &Stop::new())
+    let destination = Destination::Repository(RepositoryDestination {
+        repository: open(repo)?,
+        cluster: "main".parse().unwrap(),
+        compression: FrameCompression::Lz4,
+        pack_size: PACK_SIZE,
+        reuse: ReuseConfig { from: ReuseFrom::Nothing, ..ReuseConfig::default() },
+        changes: ChangesWanted::Full,
+    });
+    // Nothing that anybody would want to hear, but for what a failed backup leaves.
+    let warned = |text: &str| assert!(text.contains("are kept: the next backup"), "{text}");
+    run_backup(&backup_config(conninfo, destination, resources), warned)
 }
 
 #[test]

@@ -14,53 +14,18 @@ use pgstrata::restore::{
 use pgstrata::ring::{FaultKind, FaultPlan};
 use pgstrata::stop::Stop;
 use pgstrata_tests as harness;
-use pgstrata_tests::{Finished, Invocation, Source, Sql, Workload, pgstrata, unprivileged_pgstrata};
+use pgstrata_tests::repositories::{
+    self, backup, beside, command, expect_refused, init, space, with_tablespaces,
+};
+use pgstrata_tests::{Invocation, Source, Sql, Workload, unprivileged_pgstrata};
 use rustix::process::Signal;
 use serde_json::Value;
 
 const MARKER: &str = "pgstrata_restore.json";
 
-fn command(name: &str, repo: &Path) -> Invocation {
-    pgstrata([name, "--repo"]).arg(repo)
-}
-
-fn backup(source: &Source, repo: &Path) -> Invocation {
-    command("backup", repo).args(["--cluster", "main", "-c", "fast", "--json", "-d", &source.conninfo()])
-}
-
-fn init(source: &Source) -> PathBuf {
-    let repo = source.dir("repo");
-    command("init", &repo).run().expect_success();
-    repo
-}
-
-/// Beside a data directory.
-fn beside(into: &Path, what: &str) -> PathBuf {
-    into.with_file_name(format!("{} {what}", into.file_name().unwrap().display()))
-}
-
-/// A restore whose tablespaces go beside the copy.
+/// A restore with a summary as JSON.
 fn restore(source: &Source, repo: &Path, into: &Path) -> Invocation {
-    let run = command("restore", repo).args(["--cluster", "main", "--json", "--into"]).arg(into);
-    mapped(source, into, run)
-}
-
-fn mapped(source: &Source, into: &Path, mut run: Invocation) -> Invocation {
-    for tablespace in source.tablespaces() {
-        if let Some(location) = &tablespace.location {
-            let place = beside(into, &format!("space {}", tablespace.oid));
-            run = run.arg("-T").arg(format!("{}={}", location.display(), place.display()));
-        }
-    }
-    run
-}
-
-#[track_caller]
-fn expect_refused(finished: &Finished, words: &[&str]) {
-    finished.expect_failure().expect_stderr("HINT: ").expect_stderr("pgstrata: error: ");
-    for word in words {
-        finished.expect_stderr(word);
-    }
+    repositories::restore(source, repo, into).arg("--json")
 }
 
 /// Kind, mode, owner and bytes.
@@ -116,8 +81,7 @@ fn expect_same_copy(source: &Source, one: &Path, other: &Path) {
     expect_same(one, other);
     expect_same(&beside(one, "wal"), &beside(other, "wal"));
     for tablespace in source.tablespaces() {
-        let space = format!("space {}", tablespace.oid);
-        expect_same(&beside(one, &space), &beside(other, &space));
+        expect_same(&space(one, tablespace.oid), &space(other, tablespace.oid));
     }
 }
 
@@ -139,7 +103,7 @@ fn faulty(source: &Source, repo: &Path, into: &Path, faults: FaultPlan) -> Resul
     };
     config.options.wal_directory = Some(beside(into, "wal"));
     for tablespace in source.tablespaces() {
-        let place = beside(into, &format!("space {}", tablespace.oid));
+        let place = space(into, tablespace.oid);
         config.tablespace_mapping.extend(tablespace.location.clone().map(|old| (old, place)));
     }
     config.resources.faults = Some(faults);
@@ -213,7 +177,10 @@ fn over_an_old_cluster_only_what_differs_is_restored() {
     let again = delta().run().expect_success().json_summary();
     // The server's manifest comes anew each time, and the control file.
     assert!(number(&again, "reused_bytes") + (2 << 20) > number(&again, "bytes"), "{again}");
-    harness::compare(&source, &source.boot(&old));
+    let server = source.boot(&old);
+    harness::compare(&source, &server);
+    harness::amcheck(&server).unwrap_or_else(|error| panic!("{error:#}"));
+    drop(server);
 
     // Damage is mended, wherever it is.
     let (mut folders, mut damaged) = (vec![fresh.join("base"), beside(&fresh, "wal")], 0);
@@ -246,7 +213,7 @@ fn refusals(source: &Source, repo: &Path, cluster: &Path, somebodys: &Path) {
     expect_refused(&with_wal(cluster).arg("--resume").run(), &["no restore is under way"]);
     for option in ["--delta", "--resume"] {
         let run = command("restore", repo).args(["--cluster", "main", option, "--into"]).arg(somebodys);
-        expect_refused(&mapped(source, cluster, run).run(), &["no data directory"]);
+        expect_refused(&with_tablespaces(source, cluster, run).run(), &["no data directory"]);
     }
     // A link of WAL is followed by nobody's leave.
     expect_refused(&restore(source, repo, cluster).arg("--delta").run(), &["is a link to", "--waldir"]);
@@ -268,7 +235,7 @@ fn refusals(source: &Source, repo: &Path, cluster: &Path, somebodys: &Path) {
     fs::create_dir(&inside).unwrap();
     let copied = std::process::Command::new("cp").arg("-r").arg(repo).arg(&inside).status().unwrap();
     assert!(copied.success());
-    let run = mapped(source, cluster, command("restore", &inside.join("repo")));
+    let run = with_tablespaces(source, cluster, command("restore", &inside.join("repo")));
     let run = run.args(["--cluster", "main", "--delta", "--into"]).arg(cluster);
     expect_refused(&run.arg("--waldir").arg(beside(cluster, "wal")).run(), &["the repository lies in"]);
     assert!(inside.join("repo").exists());
@@ -293,7 +260,7 @@ fn what_was_interrupted_goes_on() {
             let _ = fs::remove_dir_all(&copy);
             let _ = fs::remove_dir_all(beside(&copy, "wal"));
             for tablespace in source.tablespaces() {
-                let _ = fs::remove_dir_all(beside(&copy, &format!("space {}", tablespace.oid)));
+                let _ = fs::remove_dir_all(space(&copy, tablespace.oid));
             }
             let running = with_wal(&source, &repo, &copy).args(["--workers", "1", "--buffers", "4"]).spawn();
             harness::wait_until("some files", || copy.join("base/1/1259").exists() || !running.is_running());

@@ -4,36 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pgstrata_tests as harness;
-use pgstrata_tests::{Finished, Interposer, Invocation, Source, Workload, pgstrata};
+use pgstrata_tests::repositories::{backup, backup_by, command, expect_verified, init, names, restore};
+use pgstrata_tests::{Finished, Interposer, Invocation, Source, Workload};
 use rustix::process::Signal;
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
-
-fn command(name: &str, repo: &Path) -> Invocation {
-    pgstrata([name, "--repo"]).arg(repo)
-}
-
-fn backup_of(conninfo: &str, repo: &Path) -> Invocation {
-    command("backup", repo).args(["--cluster", "main", "-c", "fast", "--json", "-d", conninfo])
-}
-
-fn backup(source: &Source, repo: &Path) -> Invocation {
-    backup_of(&source.conninfo(), repo)
-}
-
-fn init(source: &Source) -> PathBuf {
-    let repo = source.dir("repo");
-    command("init", &repo).run().expect_success();
-    repo
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
 
 fn packs(repo: &Path) -> Vec<PathBuf> {
     let folder = repo.join("clusters/main/packs");
@@ -57,17 +33,8 @@ fn expect_good(source: &Source, repo: &Path, backup: &str) {
     let verified = command("verify", repo).arg("--json").run().expect_success().json_summary();
     assert_eq!(verified["problem_count"], 0, "{verified}");
     let copy = source.dir(&format!("copy of {backup}"));
-    let mut run =
-        command("restore", repo).args(["--cluster", "main", "--backup", backup, "--into"]).arg(&copy);
-    for tablespace in source.tablespaces() {
-        if let Some(location) = &tablespace.location {
-            let place = copy.with_file_name(format!("space {} of {backup}", tablespace.oid));
-            run = run.arg("-T").arg(format!("{}={}", location.display(), place.display()));
-        }
-    }
-    run.run().expect_success();
-    pgstrata(["verifybackup"]).arg(&copy).run().expect_success();
-    harness::verify_backup(&copy, 15).expect_good();
+    restore(source, repo, &copy).args(["--backup", backup]).run().expect_success();
+    expect_verified(&copy, 15);
     harness::compare(source, &source.boot(&copy));
     fs::remove_dir_all(copy).unwrap();
 }
@@ -151,7 +118,7 @@ fn an_interrupted_backup_goes_on() {
 
     // The connection is lost: what is complete stays, and is said to.
     let network = Interposer::before(&source, &[]);
-    let running = small(backup_of(&network.conninfo(&source), &repo)).args(["-r", "40M"]).spawn();
+    let running = small(backup_by(&network.conninfo(&source), &repo)).args(["-r", "40M"]).spawn();
     harness::wait_until("more packs", || packs(&repo).len() >= there + 6);
     network.cut_all();
     let lost = running.wait();

@@ -136,6 +136,7 @@ fn recovery_comes_to_every_kind_of_target() {
         let insert = |number: u32| session.execute(&format!("INSERT INTO t VALUES ({number})"));
         insert(1);
         fill(&session, 3);
+        session.execute("CREATE INDEX ON filler (x)");
         // A backup tells its end in seconds; in which of them the target lies must be plain.
         let second = || session.value::<u64>("SELECT extract(epoch FROM clock_timestamp())::bigint");
         let now = second();
@@ -188,6 +189,9 @@ fn recovery_comes_to_every_kind_of_target() {
                 });
             }
             assert_eq!(rows(&server), (0..=last).collect::<Vec<_>>(), "{major}: {options:?}");
+            if promotes {
+                harness::amcheck(&server).unwrap_or_else(|error| panic!("{major}: {options:?}: {error:#}"));
+            }
             drop(server);
             fs::remove_dir_all(&copy).unwrap();
         }
@@ -249,6 +253,7 @@ fn timelines_are_followed_and_standbys_catch_up() {
         let copied = archived.source.boot(&copy);
         wait_for_promotion(&copied);
         assert_eq!(rows(&copied), expected, "{timeline}");
+        harness::amcheck(&copied).unwrap_or_else(|error| panic!("{timeline}: {error:#}"));
         drop(copied);
         fs::remove_dir_all(&copy).unwrap();
     }

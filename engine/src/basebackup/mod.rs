@@ -29,10 +29,12 @@ pub use crate::pipeline::LimitedBy;
 pub use config::{
     BackupCompression, BaseBackupConfig, Destination, Resources, SlotChoice, SyncMethod, WalMethod,
 };
-pub(crate) use finish::{Held, PlainEnd, RECOVERY_SIGNAL, RecoveryFiles, STANDBY_SIGNAL, sync_file_systems};
+pub(crate) use finish::{
+    Held, MANIFEST_TMP, PlainEnd, RECOVERY_SIGNAL, RecoveryFiles, STANDBY_SIGNAL, sync_file_systems,
+};
 pub use local::{LocalBackupConfig, run_local};
 pub use progress::{Observer, Phase, Progress};
-pub(crate) use recovery::{config_literal, recovery_settings};
+pub(crate) use recovery::{config_literal, one_line, recovery_settings};
 pub use report::{Phases, Report, process_usage};
 pub use run::run;
 pub(crate) use target::Claims;

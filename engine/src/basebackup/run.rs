@@ -108,6 +108,7 @@ pub(super) struct Totals {
 impl Run<'_> {
     fn run(&self, claims: &mut Claims) -> Result<Report, Failure> {
         let config = self.config;
+        let recovery = self.recovery()?;
         let runtime =
             ControlRuntime::new().map_err(|error| Failure::disk("start the runtime of", "sockets", error))?;
         let (session, facts) = self.wait(&runtime, self.open_session())?;
@@ -146,7 +147,6 @@ impl Run<'_> {
         if matches!(config.destination, Destination::Target { .. }) {
             return self.watch(begun, &facts, &io, phases);
         }
-        let recovery = self.recovery();
         let mut outputs =
             self.make_outputs(claims, &facts, &begun.archives, recovery.as_deref(), receiver.is_some())?;
         if let Some(receiver) = &mut receiver {
@@ -338,14 +338,15 @@ impl Run<'_> {
         }
     }
 
-    fn recovery(&self) -> Option<String> {
-        self.config.write_recovery_settings.then(|| {
-            let slot = match &self.config.wal {
-                WalMethod::Stream(SlotChoice::Named { name, .. }) => Some(name.as_str()),
-                _ => None,
-            };
-            recovery_settings(&self.config.connection, slot)
-        })
+    fn recovery(&self) -> Result<Option<String>, Failure> {
+        if !self.config.write_recovery_settings {
+            return Ok(None);
+        }
+        let slot = match &self.config.wal {
+            WalMethod::Stream(SlotChoice::Named { name, .. }) => Some(name.as_str()),
+            _ => None,
+        };
+        recovery_settings(&self.config.connection, slot).map(Some)
     }
 
     pub(super) fn report(

@@ -138,6 +138,7 @@ fn word(reason: Reason) -> &'static str {
         Reason::Count => "by count",
         Reason::Age => "by age",
         Reason::ReachesBack => "recovery reaches back to the age with it",
+        Reason::LeadsToNewestTimeline => "the newest that leads to the newest timeline",
         Reason::Pin => "pinned",
         Reason::NoRule => "no rule says what may go",
     }

@@ -9,6 +9,7 @@ mod age;
 mod backup;
 mod basebackup;
 mod check;
+mod combinebackup;
 mod completions;
 mod configuration;
 mod connection;
@@ -64,6 +65,9 @@ enum Command {
     #[command(name = "basebackup")]
     BaseBackup(Box<basebackup::BaseBackupArgs>),
     Check(Box<check::CheckArgs>),
+    /// Reconstruct a full backup from incremental ones
+    #[command(name = "combinebackup")]
+    CombineBackup(Box<combinebackup::CombineBackupArgs>),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     Demo(demo::DemoArgs),
@@ -107,7 +111,10 @@ fn as_ourselves(arguments: Vec<OsString>) -> Result<Command, ExitCode> {
     message::speak_as("pgstrata", false);
     let refused = wal::status_of_refusal(&arguments);
     Program::try_parse_from(arguments).map(|program| program.command).map_err(|error| {
-        // clap writes help and version to stdout, complaints to stderr.
+        // clap writes help and version to stdout, complaints to stderr; these in the program's name, as all others.
+        if error.to_string().starts_with("error: ") {
+            eprint!("pgstrata: ");
+        }
         let _ = error.print();
         if error.use_stderr() { refused } else { ExitCode::SUCCESS }
     })
@@ -117,6 +124,7 @@ fn as_tool(tool: Tool, arguments: Vec<OsString>) -> Result<Command, ExitCode> {
     message::speak_as(tool.name(), true);
     match tool {
         Tool::BaseBackup => settle(tool.parse(arguments)).map(Command::BaseBackup),
+        Tool::CombineBackup => settle(tool.parse(arguments)).map(Command::CombineBackup),
         Tool::ReceiveWal => settle(tool.parse(arguments)).map(Command::ReceiveWal),
         Tool::VerifyBackup => settle(tool.parse(arguments)).map(Command::VerifyBackup),
         Tool::WalSummary => settle(tool.parse(arguments)).map(|arguments| Command::WalSummary(*arguments)),
@@ -135,6 +143,7 @@ fn run(command: &Command) -> ExitCode {
         Command::Backup(args) => backup::run(args),
         Command::BaseBackup(args) => run_basebackup::run(args),
         Command::Check(args) => check::run(args),
+        Command::CombineBackup(args) => combinebackup::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::Demo(args) => demo::run(args),

@@ -17,6 +17,8 @@ const STOCK_VERSION: &str = "18.6";
 pub(super) enum Tool {
     /// `pg_basebackup`
     BaseBackup,
+    /// `pg_combinebackup`
+    CombineBackup,
     /// `pg_receivewal`
     ReceiveWal,
     /// `pg_verifybackup`
@@ -38,8 +40,8 @@ pub(super) enum Parsed<T> {
 
 impl Tool {
     /// All there are.
-    pub(super) const ALL: [Tool; 4] =
-        [Tool::BaseBackup, Tool::ReceiveWal, Tool::VerifyBackup, Tool::WalSummary];
+    pub(super) const ALL: [Tool; 5] =
+        [Tool::BaseBackup, Tool::CombineBackup, Tool::ReceiveWal, Tool::VerifyBackup, Tool::WalSummary];
 
     /// The tool whose name the program was called by, with whatever path.
     pub(super) fn called_as(program: Option<&OsStr>) -> Option<Self> {
@@ -51,6 +53,7 @@ impl Tool {
     pub(super) fn name(self) -> &'static str {
         match self {
             Tool::BaseBackup => "pg_basebackup",
+            Tool::CombineBackup => "pg_combinebackup",
             Tool::ReceiveWal => "pg_receivewal",
             Tool::VerifyBackup => "pg_verifybackup",
             Tool::WalSummary => "pg_walsummary",
@@ -97,6 +100,20 @@ impl Tool {
                 "manifest-checksums",
                 "sync-method",
             ],
+            Tool::CombineBackup => &[
+                "debug",
+                "dry-run",
+                "no-sync",
+                "output",
+                "tablespace-mapping",
+                "link",
+                "manifest-checksums",
+                "no-manifest",
+                "sync-method",
+                "clone",
+                "copy",
+                "copy-file-range",
+            ],
             Tool::ReceiveWal => &[
                 "help",
                 "version",
@@ -137,6 +154,7 @@ impl Tool {
     fn usage(self) -> &'static str {
         match self {
             Tool::BaseBackup => "pg_basebackup [OPTION]...",
+            Tool::CombineBackup => "pg_combinebackup [OPTION]... DIRECTORY...",
             Tool::ReceiveWal => "pg_receivewal [OPTION]...",
             Tool::VerifyBackup => "pg_verifybackup [OPTION]... BACKUPDIR",
             Tool::WalSummary => "pg_walsummary [OPTION]... FILE...",
@@ -146,6 +164,7 @@ impl Tool {
     fn about(self) -> &'static str {
         match self {
             Tool::BaseBackup => "pg_basebackup takes a base backup of a running PostgreSQL server.",
+            Tool::CombineBackup => "pg_combinebackup reconstructs full backups from incrementals.",
             Tool::ReceiveWal => "pg_receivewal receives PostgreSQL streaming write-ahead logs.",
             Tool::VerifyBackup => "pg_verifybackup verifies a backup against the backup manifest.",
             Tool::WalSummary => "pg_walsummary prints the contents of a WAL summary file.",
@@ -270,6 +289,7 @@ mod tests {
             ("pg_basebackup", Some(Tool::BaseBackup)),
             ("/usr/local/bin/pg_verifybackup", Some(Tool::VerifyBackup)),
             ("pg_receivewal", Some(Tool::ReceiveWal)),
+            ("/x/pg_combinebackup", Some(Tool::CombineBackup)),
             ("/x/pg_walsummary", Some(Tool::WalSummary)),
             ("./pgstrata", None),
             ("pg_basebackup.old", None),

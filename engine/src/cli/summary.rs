@@ -25,7 +25,9 @@ pub(super) fn summary(report: &Report) -> String {
         row("source", "the data directory on this machine".into());
     }
     row("range", format!("{} to {} on timeline {}", report.start_lsn, report.end_lsn, report.timeline));
-    row("data", format!("{} in {} files", human_bytes(report.bytes), report.files));
+    // What a target takes is not told file by file.
+    let files = if report.format == "target" { String::new() } else { format!(" in {} files", report.files) };
+    row("data", format!("{}{files}", human_bytes(report.bytes)));
     if report.wal_bytes > 0 {
         row("WAL", human_bytes(report.wal_bytes));
     }
@@ -34,17 +36,7 @@ pub(super) fn summary(report: &Report) -> String {
         let size = if stored > 0 { format!(", {}", human_bytes(stored)) } else { String::new() };
         row("compressed", format!("{compression}{size}"));
     }
-    let verified = match (report.files_verified, report.checksum_algorithm.as_str()) {
-        (0, _) if report.format == "target" => "nothing: no file came here".into(),
-        (0, algorithm) if report.source == "local" => {
-            format!("nothing: the manifest was made here, with {algorithm}")
-        }
-        (0, _) => "nothing: the server made no manifest".into(),
-        (files, "NONE") => format!("{files} files by size"),
-        (files, algorithm) => format!("{files} files by size and {algorithm}"),
-    };
-    let pages = if report.pages_checked { ", and page checksums" } else { "" };
-    row("verified", format!("{verified}{pages}"));
+    row("verified", verified(report));
     let phases = &report.seconds;
     row(
         "time",
@@ -73,6 +65,14 @@ pub(super) fn summary(report: &Report) -> String {
             " ({:.0}% of the time data flowed we waited for it)",
             report.stages.waiting_for_server * 100.0
         ),
+        LimitedBy::Checksum | LimitedBy::Compress
+            if report.stages.waiting_for_stages < report.stages.lanes.busy_share() =>
+        {
+            format!(
+                " (its threads were busy for {:.0}% of the time data flowed)",
+                report.stages.lanes.busy_share() * 100.0
+            )
+        }
         LimitedBy::Write | LimitedBy::Checksum | LimitedBy::Compress => format!(
             " ({:.0}% of the time data flowed had to wait for it)",
             report.stages.waiting_for_stages * 100.0
@@ -81,4 +81,21 @@ pub(super) fn summary(report: &Report) -> String {
     };
     row("limited by", format!("{}{detail}", report.limited_by));
     text
+}
+
+/// Against what the files were compared, and what was looked for within them.
+fn verified(report: &Report) -> String {
+    let algorithm = report.checksum_algorithm.as_str();
+    if report.files_verified == 0 && report.source == "local" {
+        let checked = if report.pages_checked { "page checksums" } else { "nothing" };
+        return format!("{checked}; the manifest was made here, with {algorithm}");
+    }
+    let files = match (report.files_verified, algorithm) {
+        (0, _) if report.format == "target" => "nothing: no file came here".into(),
+        (0, _) => "nothing: the server made no manifest".into(),
+        (files, "NONE") => format!("{files} files by size"),
+        (files, algorithm) => format!("{files} files by size and {algorithm}"),
+    };
+    let pages = if report.pages_checked { ", and page checksums" } else { "" };
+    format!("{files}{pages}")
 }

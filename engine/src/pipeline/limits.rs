@@ -79,18 +79,38 @@ impl Limit {
         let all = (feeder.busy + feeder.starved + feeder.blocked).max(f64::MIN_POSITIVE);
         let (waiting_for_server, waiting_for_stages) = (feeder.starved / all, feeder.blocked / all);
         let by = if waiting_for_stages > waiting_for_server && feeder.blocked > feeder.busy {
-            // A writer counts the time the device holds all it may as busy, so the busier one holds us up.
-            match writers.busy_share() >= lanes.busy_share() {
-                true => LimitedBy::Write,
-                false if counters.compresses => LimitedBy::Compress,
-                false => LimitedBy::Checksum,
-            }
+            behind(&lanes, &writers, counters.compresses)
         } else if feeder.starved >= feeder.busy {
             LimitedBy::ServerSend
         } else {
             LimitedBy::Receive
         };
         Limit { by, waiting_for_server, waiting_for_stages, feeder, lanes, writers }
+    }
+
+    /// The verdict where the feeders were readers of a data directory. Such a one waits for its disk whenever it has
+    /// nothing to do, also where its lane has enough to do all the time; so the stage that rested the least is named.
+    #[must_use]
+    pub fn of_readers(&self, compresses: bool) -> LimitedBy {
+        match self.by {
+            LimitedBy::ServerSend | LimitedBy::Receive => {}
+            by => return by,
+        }
+        let busiest = self.lanes.busy_share().max(self.writers.busy_share());
+        if busiest > self.waiting_for_server {
+            return behind(&self.lanes, &self.writers, compresses);
+        }
+        LimitedBy::Read
+    }
+}
+
+/// The stage behind the feeder that holds it up. A writer counts the time the device holds all it may as busy, so the
+/// busier one does.
+fn behind(lanes: &StageTimes, writers: &StageTimes, compresses: bool) -> LimitedBy {
+    match writers.busy_share() >= lanes.busy_share() {
+        true => LimitedBy::Write,
+        false if compresses => LimitedBy::Compress,
+        false => LimitedBy::Checksum,
     }
 }
 
@@ -127,5 +147,26 @@ mod tests {
         let lanes_are_busy = counters(Spent::Blocked, Spent::Busy, Spent::Starved);
         let compressing = Counters { compresses: true, ..lanes_are_busy };
         assert_eq!(Limit::judge(&compressing).by, LimitedBy::Compress);
+    }
+
+    #[test]
+    fn readers_that_wait_beside_busy_lanes_are_not_the_limit() {
+        let times = |busy, starved, blocked| StageTimes { busy, starved, blocked, bytes: 0 };
+        let limit = |feeder: StageTimes, lanes, writers| Limit {
+            by: if feeder.starved > feeder.blocked { LimitedBy::ServerSend } else { LimitedBy::Write },
+            waiting_for_server: feeder.starved / 10.0,
+            waiting_for_stages: feeder.blocked / 10.0,
+            feeder,
+            lanes,
+            writers,
+        };
+        let rests = times(1.0, 9.0, 0.0);
+        let lanes = limit(times(1.0, 5.0, 4.0), times(8.9, 1.1, 0.0), rests);
+        assert_eq!(lanes.of_readers(true), LimitedBy::Compress);
+        assert_eq!(lanes.of_readers(false), LimitedBy::Checksum);
+        let disk = limit(times(0.5, 9.0, 0.5), times(6.0, 4.0, 0.0), rests);
+        assert_eq!(disk.of_readers(true), LimitedBy::Read);
+        let writers = limit(times(1.0, 4.0, 5.0), times(2.0, 1.0, 7.0), times(9.0, 1.0, 0.0));
+        assert_eq!(writers.of_readers(true), LimitedBy::Write);
     }
 }

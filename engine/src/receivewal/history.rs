@@ -4,18 +4,19 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use pgstrata_protocol::TimelineId;
 use pgstrata_protocol::names::{WalFile, WalSegmentSize};
 use pgstrata_protocol::replication::command::timeline_history;
-use pgstrata_protocol::replication::{TimelineHistory, TimelineHistoryFile};
+use pgstrata_protocol::replication::{ResultSet, TimelineHistory, TimelineHistoryFile};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, statat};
 use rustix::io::Errno;
 
 use super::coder::{Coder, of_method};
 use super::config::WalArchive;
-use super::facts::ServerFacts;
+use super::facts::{ServerFacts, query};
 use super::place::WalPlace;
-use crate::connect::{Alarm, BulkStream, Reply};
+use crate::connect::{Alarm, BulkStream, Reply, Session};
 use crate::failure::Failure;
 use crate::pipeline::Folder;
 
@@ -31,21 +32,35 @@ pub(super) fn fetch(
     if timeline.0 == 1 || place.has_history(timeline)? {
         return Ok(());
     }
-    let expected = file_name(timeline);
     let refused = |error| Failure::session("could not send replication command \"TIMELINE_HISTORY\"", error);
     let refuse = |error: &dyn std::fmt::Display| Failure::stream("TIMELINE_HISTORY", error);
     let reply = stream.ask(&timeline_history(timeline), alarm, gives_up).map_err(refused)?;
     let Reply::Done(completed) = reply else { return Err(refuse(&"the server began to copy")) };
-    let result = completed.results.first().ok_or_else(|| refuse(&"no result"))?;
-    let history = TimelineHistoryFile::from_result(result).map_err(|error| refuse(&error))?;
-    if history.name != expected {
+    let (content, _) = read_reply(timeline, &completed.results)?;
+    place.keep_history(timeline, &content, facts)
+}
+
+/// Asks for the history of the server's own timeline, before the stream. The first has none.
+pub(super) async fn ask(session: &mut Session, timeline: TimelineId) -> Result<TimelineHistory, Failure> {
+    if timeline.0 == 1 {
+        return Ok(TimelineHistory { timeline, switches: Vec::new() });
+    }
+    let results = query(session, "TIMELINE_HISTORY", &timeline_history(timeline)).await?;
+    read_reply(timeline, &results).map(|(_, history)| history)
+}
+
+fn read_reply(timeline: TimelineId, results: &[ResultSet]) -> Result<(Bytes, TimelineHistory), Failure> {
+    let refuse = |error: &dyn std::fmt::Display| Failure::stream("TIMELINE_HISTORY", error);
+    let result = results.first().ok_or_else(|| refuse(&"no result"))?;
+    let file = TimelineHistoryFile::from_result(result).map_err(|error| refuse(&error))?;
+    if file.name != file_name(timeline) {
         return Err(refuse(&format!(
             "server reported unexpected history file name for timeline {timeline}: {:?}",
-            history.name
+            file.name
         )));
     }
-    TimelineHistory::parse(timeline, &history.content).map_err(|error| refuse(&error))?;
-    place.keep_history(timeline, &history.content, facts)
+    let history = TimelineHistory::parse(timeline, &file.content).map_err(|error| refuse(&error))?;
+    Ok((file.content, history))
 }
 
 fn file_name(timeline: TimelineId) -> String {

@@ -21,7 +21,7 @@ mod told;
 
 pub use config::{Action, ReceiveObserver, ReceiveWalConfig, WalArchive, WalStore};
 pub(crate) use facts::ServerFacts;
-pub(crate) use place::{RestingSink, WalPlace};
+pub(crate) use place::{AskPast, RestingSink, ServerPast, WalPlace};
 pub use run::run;
 pub(crate) use start::Start;
 pub use told::told;

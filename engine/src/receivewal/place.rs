@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pgstrata_protocol::replication::TimelineHistory;
 use pgstrata_protocol::{Lsn, TimelineId};
 
 use super::archive::ArchiveWriter;
@@ -14,12 +15,25 @@ use crate::failure::Failure;
 use crate::pipeline::Folder;
 use crate::wal::WalSink;
 
+/// What a server knows of the log before its present position.
+#[derive(Debug)]
+pub(crate) struct ServerPast {
+    /// How it came to its timeline.
+    pub(crate) history: TimelineHistory,
+    /// Where the WAL begins that the slot holds.
+    pub(crate) slot: Option<Lsn>,
+}
+
+/// Asks the server for its past.
+pub(crate) type AskPast<'a> = &'a mut dyn FnMut() -> Result<ServerPast, Failure>;
+
 /// A place for the WAL of one cluster.
 pub(crate) trait WalPlace {
-    /// Where to go on; `None` where there is no WAL yet.
+    /// Where to go on; `None` where there is no WAL yet. The server counts as told that all before it is durable.
     fn find_start(
         &self,
         facts: &ServerFacts,
+        past: AskPast<'_>,
         observer: &dyn ReceiveObserver,
     ) -> Result<Option<Start>, Failure>;
 
@@ -74,6 +88,7 @@ impl WalPlace for FolderPlace<'_> {
     fn find_start(
         &self,
         facts: &ServerFacts,
+        _past: AskPast<'_>,
         observer: &dyn ReceiveObserver,
     ) -> Result<Option<Start>, Failure> {
         let (directory, sync) = (&self.archive.directory, self.archive.sync);

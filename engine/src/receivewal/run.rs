@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::config::{Action, ReceiveObserver, ReceiveWalConfig, WalArchive, WalStore};
 use super::facts::ServerFacts;
-use super::place::{FolderPlace, WalPlace};
+use super::place::{FolderPlace, ServerPast, WalPlace};
 use super::start::Start;
 use super::{history, slot, told};
 use crate::connect::{
@@ -292,7 +292,8 @@ impl Run<'_> {
         facts: &ServerFacts,
     ) -> Result<(Session, Start), Trouble> {
         let system = &facts.system;
-        let local = place.find_start(facts, self.observer.as_ref()).map_err(|failure| {
+        let mut past = || self.ask_past(rules, &mut session, facts);
+        let local = place.find_start(facts, &mut past, self.observer.as_ref()).map_err(|failure| {
             // What lies in a folder does not change by itself; a repository may be out of reach for a while.
             if rules.starts_again { Trouble::from(failure) } else { Trouble::Lasting(failure) }
         })?;
@@ -306,6 +307,45 @@ impl Run<'_> {
         let (lsn, timeline) = held.unwrap_or((system.flushed, None));
         let lsn = lsn.segment_start(facts.segment_size.bytes());
         Ok((session, Start { lsn, timeline: timeline.unwrap_or(system.timeline) }))
+    }
+
+    fn ask_past(
+        &self,
+        rules: &Rules<'_>,
+        session: &mut Session,
+        facts: &ServerFacts,
+    ) -> Result<ServerPast, Failure> {
+        let history = self.wait(history::ask(session, facts.system.timeline))?;
+        let slot = match rules.slot {
+            None => None,
+            Some(name) if facts.version >= READS_SLOTS => {
+                self.wait(slot::position(session, name))?.map(|(lsn, _)| lsn)
+            }
+            Some(name) => self.slot_by_sql(name),
+        };
+        Ok(ServerPast { history, slot })
+    }
+
+    /// Who may stream need not be let in to a database: without an answer the stream goes on where the archive ends.
+    fn slot_by_sql(&self, name: &str) -> Option<Lsn> {
+        let limit = self.config.stall_timeout;
+        let asked = self.wait(async {
+            let quiet: NoticeSink = Arc::new(|_| {});
+            let connecting = Session::connect(&self.config.connection, Purpose::Sql, quiet);
+            let mut session = within(limit, connecting).await??;
+            session.set_stall_limit(Some(limit));
+            let position = slot::position_by_sql(&mut session, name).await;
+            session.close().await;
+            position
+        });
+        asked.unwrap_or_else(|failure| {
+            self.observer.warning(&format!(
+                "could not ask where replication slot \"{name}\" stands: {failure}\n\
+                 HINT: segments that are missing below the end of the archive are not looked for, and the slot lets go of \
+                 them. Let the user connect to a database as well."
+            ));
+            None
+        })
     }
 
     /// Streams one timeline. Returns where to go on, on the same connection, where the timeline has ended.

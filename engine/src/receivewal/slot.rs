@@ -53,3 +53,22 @@ pub(super) async fn position(
     }
     Ok(slot.restart_lsn.map(|lsn| (lsn, slot.restart_timeline)))
 }
+
+/// As [`position`], of servers that only SQL can ask, over a session for that.
+pub(super) async fn position_by_sql(session: &mut Session, name: &str) -> Result<Option<Lsn>, Failure> {
+    let query_text = format!(
+        "SELECT restart_lsn FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND slot_name = '{}'",
+        name.replace('\'', "''")
+    );
+    let results = query(session, "SELECT", &query_text).await?;
+    let row = results.first().and_then(|result| result.rows.first());
+    let row = row.ok_or_else(|| Failure::Target(format!("replication slot \"{name}\" does not exist")))?;
+    let refuse = |error: &dyn std::fmt::Display| Failure::stream("pg_replication_slots", error);
+    match row.first().and_then(Option::as_deref) {
+        None => Ok(None),
+        Some(text) => {
+            let text = std::str::from_utf8(text).map_err(|error| refuse(&error))?;
+            text.parse().map(Some).map_err(|error| refuse(&error))
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //! the folders of one backup at a time, and hashes of a bounded share of its paths.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -13,8 +13,8 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use serde::Serialize;
 
-use super::codec::FrameDecoder;
 use super::error::RepositoryError;
+use super::frame_reader::{FrameAccess, FrameReader};
 use super::manifest::Manifest;
 use super::names::{BackupId, ClusterName, PackId};
 use super::open_packs::OpenPacks;
@@ -30,6 +30,8 @@ use crate::stop::Stop;
 
 /// Frames of one pack that one worker reads at a time.
 const JOB: u32 = 64;
+/// Bytes that a worker reads ahead.
+const AHEAD: usize = 5 << 20;
 /// Of more problems than this only the number is kept.
 const KEPT: usize = 100;
 
@@ -74,8 +76,14 @@ pub struct CheckReport {
     pub requests: Option<Requests>,
 }
 
-struct Job {
+/// A backup whose packs are read, and how.
+struct Backup {
     manifest: Arc<Manifest>,
+    access: FrameAccess,
+}
+
+struct Job {
+    of: Arc<Backup>,
     pack: u32,
     frames: std::ops::Range<u32>,
 }
@@ -257,6 +265,8 @@ fn check_backup(
         let what = format!("it is of system {system}, expected {owner} as the others of this cluster");
         found.problem(&RepositoryError::damaged(name, what).into());
     }
+    let access = FrameAccess::choose(&manifest, None, AHEAD * config.workers, config.workers);
+    let backup = Arc::new(Backup { manifest: Arc::clone(&manifest), access });
     let mut packs = OpenPacks::of(&manifest);
     let mut bad = HashSet::new();
     for index in (0u32..).take(manifest.packs.len()) {
@@ -274,14 +284,16 @@ fn check_backup(
         }
         for first in (0..record.frames).step_by(JOB as usize) {
             let frames = first..record.frames.min(first + JOB);
-            let job = Job { manifest: Arc::clone(&manifest), pack: index, frames };
+            let job = Job { of: Arc::clone(&backup), pack: index, frames };
             if stop.is_thrown() || jobs.send(job).is_err() {
                 return Err(Failure::Stopped);
             }
         }
     }
     let mut tree = Tree::of(&manifest)?;
+    let mut paths = PathShare::begin(&manifest, 0);
     manifest.each_file(|file| {
+        paths.add(&file.path);
         tree.file(&file.path)?;
         for extent in file.map.iter().filter(|extent| !bad.contains(&extent.pack)) {
             check_extent(&manifest, &mut packs, &file, extent)?;
@@ -289,7 +301,8 @@ fn check_backup(
         Ok(())
     })?;
     tree.finish()?;
-    PathShare::check(&manifest)
+    paths.finish(&manifest)?;
+    PathShare::check_others(&manifest)
 }
 
 /// The frames that an extent names are there and hold as much as it says.
@@ -328,36 +341,90 @@ fn check_extent(
     Err(RepositoryError::damaged(manifest.object().name(), what).into())
 }
 
+/// A worker's jobs, all of one backup: those behind the first are being read.
+struct Work {
+    of: Arc<Backup>,
+    frames: FrameReader,
+    jobs: VecDeque<Job>,
+}
+
+impl Work {
+    fn of(backup: &Arc<Backup>) -> Result<Self, Failure> {
+        let frames = FrameReader::of(&backup.manifest, &backup.access)?;
+        Ok(Self { of: Arc::clone(backup), frames, jobs: VecDeque::new() })
+    }
+
+    fn plan(&mut self, job: Job) {
+        for frame in job.frames.clone() {
+            self.frames.expect(job.pack, frame);
+        }
+        self.jobs.push_back(job);
+    }
+}
+
 fn work(jobs: &Receiver<Job>, found: &Found, stop: &Stop<Failure>) {
-    let mut decoder = match FrameDecoder::new() {
-        Ok(decoder) => decoder,
-        Err(error) => return stop.throw(Failure::Target(error.to_string())),
-    };
-    let (mut stored, mut open) = (Vec::new(), None::<(Arc<Manifest>, OpenPacks)>);
-    for Job { manifest, pack, frames } in jobs {
+    let (mut open, mut other) = (None::<Work>, None);
+    let mut plain = Vec::new();
+    loop {
+        let planned = open.as_ref().map_or(0, |work| work.jobs.len());
+        let next = match other.take() {
+            Some(job) => Some(job),
+            None if planned == 0 => match jobs.recv() {
+                Ok(job) => Some(job),
+                Err(_) => return,
+            },
+            // Reads go on into the next job while this one is at work.
+            None if planned == 1 => jobs.try_recv().ok(),
+            None => None,
+        };
         if stop.is_thrown() {
+            open = None;
             continue;
         }
-        if !open.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, &manifest)) {
-            open = Some((Arc::clone(&manifest), OpenPacks::of(&manifest)));
+        if let Some(job) = next {
+            match &mut open {
+                Some(work) if Arc::ptr_eq(&work.of, &job.of) => {
+                    work.plan(job);
+                    continue;
+                }
+                // First what is there.
+                Some(work) if !work.jobs.is_empty() => other = Some(job),
+                _ => match Work::of(&job.of) {
+                    Ok(work) => {
+                        open.insert(work).plan(job);
+                        continue;
+                    }
+                    Err(failure) => {
+                        stop.throw(failure);
+                        continue;
+                    }
+                },
+            }
         }
-        let Some((_, packs)) = &mut open else { continue };
-        let pack = match packs.get(pack) {
-            Ok(pack) => pack,
+        let Some(Work { frames, jobs, .. }) = &mut open else { continue };
+        let Some(job) = jobs.pop_front() else { continue };
+        check_frames(&job, frames, &mut plain, found);
+    }
+}
+
+fn check_frames(job: &Job, frames: &mut FrameReader, plain: &mut Vec<u8>, found: &Found) {
+    for number in job.frames.clone() {
+        let entry = match frames.packs().get(job.pack).and_then(|pack| pack.entry(number).copied()) {
+            Ok(entry) => entry,
             Err(failure) => {
+                // The others of it have nothing else.
                 found.problem(&failure);
-                continue;
+                return;
             }
         };
-        for number in frames {
-            match pack.frame(number, &mut stored, &mut decoder) {
-                Ok(plain) => {
-                    found.frames.fetch_add(1, Ordering::Relaxed);
-                    found.bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
-                    found.stored.fetch_add(stored.len() as u64, Ordering::Relaxed);
-                }
-                Err(failure) => found.problem(&failure),
+        plain.resize(entry.plain as usize, 0);
+        match frames.frame_into(job.pack, number, plain) {
+            Ok(()) => {
+                found.frames.fetch_add(1, Ordering::Relaxed);
+                found.bytes.fetch_add(entry.plain.into(), Ordering::Relaxed);
+                found.stored.fetch_add(entry.stored.into(), Ordering::Relaxed);
             }
+            Err(failure) => found.problem(&failure),
         }
     }
 }

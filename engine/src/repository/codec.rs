@@ -134,30 +134,50 @@ impl FrameDecoder {
         object: &str,
         number: u32,
     ) -> Result<&[u8], RepositoryError> {
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.resize(frame.plain as usize, 0);
+        let decoded = self.decode_into(frame, stored, &mut plain, object, number);
+        self.plain = plain;
+        decoded?;
+        Ok(&self.plain)
+    }
+
+    /// As [`Self::decode`], into bytes that are as many as the frame has. What they hold after a failure is nothing.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub(super) fn decode_into(
+        &mut self,
+        frame: &Frame,
+        stored: &[u8],
+        plain: &mut [u8],
+        object: &str,
+        number: u32,
+    ) -> Result<(), RepositoryError> {
         let length = frame.plain as usize;
         debug_assert!(length <= PLAIN_MAX, "footers are checked when they are read");
+        assert_eq!(plain.len(), length, "the caller has room for the frame");
         let damaged = |what: String| {
             let what = format!("frame {number} at byte {}: {what}", frame.offset);
             RepositoryError::damaged(object, what)
         };
-        self.plain.resize(length, 0);
         let found = match frame.codec {
             Codec::None if stored.len() == length => {
-                self.plain.copy_from_slice(stored);
+                plain.copy_from_slice(stored);
                 length
             }
             Codec::None => stored.len(),
             Codec::Zstd => {
-                let unpacked = self.zstd.decompress_to_buffer(stored, &mut self.plain[..]);
+                let unpacked = self.zstd.decompress_to_buffer(stored, plain);
                 unpacked.map_err(|error| damaged(format!("zstd: {error}")))?
             }
-            Codec::Lz4 => lz4_flex::block::decompress_into(stored, &mut self.plain)
+            Codec::Lz4 => lz4_flex::block::decompress_into(stored, plain)
                 .map_err(|error| damaged(format!("lz4: {error}")))?,
         };
         if found != length {
             return Err(damaged(format!("found {found} bytes, expected {length}")));
         }
-        let found: Hash = *blake3::hash(&self.plain).as_bytes();
+        let found: Hash = *blake3::hash(plain).as_bytes();
         if found != frame.hash {
             let short = |hash: &Hash| blake3::Hash::from(*hash).to_hex()[..16].to_owned();
             return Err(damaged(format!(
@@ -166,7 +186,7 @@ impl FrameDecoder {
                 short(&frame.hash)
             )));
         }
-        Ok(&self.plain)
+        Ok(())
     }
 }
 

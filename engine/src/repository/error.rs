@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+const DAMAGED: &str = "this object is damaged; backups that need it cannot be restored whole. Check the storage, have \
+                       `pgstrata verify` name all that is affected, and take a new backup.";
+
 /// An object that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {what}\nHINT: {hint}")]
@@ -22,9 +25,8 @@ impl RepositoryError {
     /// Bytes that are not what was written.
     #[must_use]
     pub fn damaged(object: impl fmt::Display, what: impl fmt::Display) -> Self {
-        let hint = "this object is damaged; backups that need it cannot be restored whole. Check the storage, \
-                    have `pgstrata verify` name all that is affected, and take a new backup.";
-        Self { object: object.to_string(), what: what.to_string(), hint, is_foreign: false, is_outage: false }
+        let (object, what) = (object.to_string(), what.to_string());
+        Self { object, what, hint: DAMAGED, is_foreign: false, is_outage: false }
     }
 
     /// Bytes of a version or kind that this program does not know.
@@ -48,6 +50,12 @@ impl RepositoryError {
     #[must_use]
     pub fn is_of_the_object(&self) -> bool {
         !self.is_foreign && !self.is_outage
+    }
+
+    /// Whether its bytes are not what was written: nothing can be had of it any more.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        self.hint == DAMAGED
     }
 
     /// Anything else.

@@ -2,7 +2,7 @@
 //!
 //! Without it, a mistaken name would mix two systems, and "latest" would restore either.
 
-use super::container::{FrameKind, ObjectKind};
+use super::container::{FrameKind, ObjectKind, PROLOGUE, Prologue};
 use super::error::RepositoryError;
 use super::names::ClusterName;
 use super::object_reader::ObjectReader;
@@ -36,10 +36,39 @@ impl Repository {
 
     /// Refuses a system that is not the one whose backups the cluster has. Where there are none, it may become the one.
     pub(crate) fn check_identity(&self, cluster: &ClusterName, system: u64) -> Result<(), Failure> {
-        if self.identity(cluster)?.is_some_and(|found| found != system) && self.is_unused(cluster)? {
+        let found = self.identity(cluster)?;
+        if found.is_none() {
+            self.check_openness()?;
+        }
+        if found.is_some_and(|found| found != system) && self.is_unused(cluster)? {
             return Ok(());
         }
         self.compare_identity(cluster, system)
+    }
+
+    /// Refuses to write a first object of a cluster in the open where another cluster's are encrypted: somebody has put a
+    /// head without key slots there, by which nobody is asked for a passphrase.
+    fn check_openness(&self) -> Result<(), Failure> {
+        if self.sealing().is_encrypted() {
+            return Ok(());
+        }
+        for other in self.clusters()? {
+            let name = other.identity();
+            let Some(object) = self.store().open(&name)? else { continue };
+            let mut first = [0; PROLOGUE];
+            if object.length() < first.len() as u64 {
+                continue;
+            }
+            object.read(0, &mut first)?;
+            let prologue = Prologue::decode(&first, ObjectKind::Identity, Some(&self.id()), &name);
+            if prologue.is_ok_and(|prologue| prologue.key().is_some()) {
+                let what = "it is encrypted, and by its head the repository is not";
+                let hint = "somebody has changed or replaced the head (pgstrata-repository.*) of an encrypted repository: \
+                            have the right one back before anything is written. Nothing was.";
+                return Err(RepositoryError::new(name, what, hint).into());
+            }
+        }
+        Ok(())
     }
 
     /// Whether nothing lies under a cluster's name but what a first backup that died has left of itself.
@@ -96,6 +125,7 @@ impl Repository {
     /// Gives the cluster's name to a system, unless it has it or another does.
     pub(crate) fn claim_identity(&self, cluster: &ClusterName, system: u64) -> Result<(), Failure> {
         if self.identity(cluster)?.is_none() {
+            self.check_openness()?;
             let mut object = ObjectWriter::begin(self, ObjectKind::Identity, &cluster.identity())?;
             let summary = IdentitySummary {
                 cluster: cluster.to_string(),
@@ -116,7 +146,8 @@ impl Repository {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{BackupId, LocalStore};
+    use super::super::summary::HeadSummary;
+    use super::super::{BackupId, KeySource, LocalStore, Secret, head};
     use super::*;
 
     #[test]
@@ -138,6 +169,38 @@ mod tests {
         std::fs::copy(from, to).expect("copied");
         let refused = repository.identity(&two).expect_err("of another").to_string();
         assert!(refused.contains("it is of cluster \"one\""), "{refused}");
+    }
+
+    #[test]
+    fn a_head_without_slots_in_an_encrypted_repository_is_noticed() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let store = || Arc::new(LocalStore::new(scratch.path().join("r")));
+        let secret = Secret::passphrase(b"correct horse").expect("long enough");
+        let [one, two] = ["one", "two"].map(|name| name.parse::<ClusterName>().expect("valid"));
+        let made = Repository::init_for(store(), Some((&secret, "x"))).expect("made");
+        made.claim_identity(&one, 7).expect("free");
+        let head = scratch.path().join("r/pgstrata-repository.00000000");
+        std::fs::remove_file(&head).expect("removed");
+        let open = HeadSummary {
+            created: now(),
+            program: "x".into(),
+            last_slot: 0,
+            key_slots: Vec::new(),
+            requires: Vec::new(),
+        };
+        assert!(head::publish(&*store(), 0, made.id(), &open, None).expect("published"));
+        let nobody =
+            || -> Result<Secret, Failure> { panic!("nobody is asked for a passphrase that nothing needs") };
+        let opened = Repository::open_with(store(), KeySource::Ask(&nobody)).expect("by its head it is open");
+        for refused in [opened.check_identity(&two, 8), opened.claim_identity(&two, 8)] {
+            let refused = refused.expect_err("not into the open").to_string();
+            assert!(refused.contains("clusters/one") && refused.contains("HINT: somebody"), "{refused}");
+        }
+        assert!(!scratch.path().join("r/clusters/two").exists());
+        // One that never was encrypted takes a second cluster.
+        let plain = Repository::init(Arc::new(LocalStore::new(scratch.path().join("p")))).expect("made");
+        plain.claim_identity(&one, 7).expect("free");
+        plain.claim_identity(&two, 8).expect("free");
     }
 
     #[test]

@@ -208,6 +208,10 @@ impl Object for LocalObject {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Failure> {
         self.file.read_exact_at(buffer, offset).map_err(|error| Failure::disk("read", &self.path, error))
     }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
 }
 
 impl Drop for LocalObject {

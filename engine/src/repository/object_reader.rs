@@ -1,5 +1,8 @@
 //! Reads an object: its footer first, then any of its frames.
 
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
 use super::cipher::ObjectCipher;
 use super::codec::FrameDecoder;
 use super::container::{
@@ -10,6 +13,7 @@ use super::place::Repository;
 use super::sealing::Sealing;
 use super::store::{Object, Store};
 use crate::failure::Failure;
+use crate::ring::{DiskFile, IoMode};
 
 /// An open object whose footer is known to be whole.
 pub struct ObjectReader {
@@ -19,6 +23,7 @@ pub struct ObjectReader {
     frames: Vec<Frame>,
     repository: RepositoryId,
     checksum: Hash,
+    disk_file: OnceLock<Option<Arc<DiskFile>>>,
 }
 
 impl ObjectReader {
@@ -66,7 +71,8 @@ impl ObjectReader {
         object.read(trailer.footer, &mut footer)?;
         let frames = decode_footer(&prologue, cipher.as_ref(), &mut footer, &trailer, name)?;
         let (name, checksum) = (name.to_owned(), trailer.checksum);
-        Ok(Some(Self { object, name, cipher, frames, repository, checksum }))
+        let disk_file = OnceLock::new();
+        Ok(Some(Self { object, name, cipher, frames, repository, checksum, disk_file }))
     }
 
     /// The object's name.
@@ -114,33 +120,83 @@ impl ObjectReader {
         stored: &mut Vec<u8>,
         decoder: &'d mut FrameDecoder,
     ) -> Result<&'d [u8], Failure> {
-        let Some(frame) = self.frames.get(number as usize) else {
+        let frame = *self.entry(number)?;
+        self.read_stored(&frame, stored)?;
+        let packed = self.open_frame(number, &frame, stored)?;
+        Ok(decoder.decode(&frame, packed, &self.name, number)?)
+    }
+
+    /// What the footer says of a frame.
+    ///
+    /// # Errors
+    /// Where there is no such frame.
+    pub fn entry(&self, number: u32) -> Result<&Frame, Failure> {
+        self.frames.get(number as usize).ok_or_else(|| {
             let what = format!("found {} frames, expected one with number {number}", self.frames.len());
-            return Err(RepositoryError::damaged(&self.name, what).into());
-        };
+            RepositoryError::damaged(&self.name, what).into()
+        })
+    }
+
+    /// Reads a frame's stored bytes.
+    pub(super) fn read_stored(&self, frame: &Frame, stored: &mut Vec<u8>) -> Result<(), Failure> {
         stored.resize(frame.stored as usize, 0);
-        self.object.read(frame.offset, stored)?;
-        let packed = match &self.cipher {
+        self.object.read(frame.offset, stored)
+    }
+
+    /// Opens a frame of which the stored bytes were read, and unpacks it into bytes that are as many as it has.
+    ///
+    /// # Errors
+    /// Where there is no such frame, or it is damaged.
+    pub(super) fn unpack_into(
+        &self,
+        number: u32,
+        stored: &mut [u8],
+        decoder: &mut FrameDecoder,
+        plain: &mut [u8],
+    ) -> Result<(), Failure> {
+        let frame = *self.entry(number)?;
+        let packed = self.open_frame(number, &frame, stored)?;
+        Ok(decoder.decode_into(&frame, packed, plain, &self.name, number)?)
+    }
+
+    /// The bytes that were packed, where they are those that were stored.
+    fn open_frame<'s>(
+        &self,
+        number: u32,
+        frame: &Frame,
+        stored: &'s mut [u8],
+    ) -> Result<&'s [u8], RepositoryError> {
+        let damaged = |what: String| {
+            let what = format!("frame {number} at byte {}: {what}", frame.offset);
+            RepositoryError::damaged(&self.name, what)
+        };
+        match &self.cipher {
             None => {
                 let found = crc32c::crc32c(stored);
                 if found != frame.crc {
-                    let what = format!(
-                        "frame {number} at byte {}: found CRC-32C {found:08x}, expected {:08x}",
-                        frame.offset, frame.crc
-                    );
-                    return Err(RepositoryError::damaged(&self.name, what).into());
+                    return Err(damaged(format!("found CRC-32C {found:08x}, expected {:08x}", frame.crc)));
                 }
-                &stored[..]
+                Ok(stored)
             }
             Some(cipher) => cipher.open(number, &[], stored).map_err(|_| {
-                let what = format!(
-                    "frame {number} at byte {}: it is not authentic: it was changed, or is another in its place",
-                    frame.offset
-                );
-                RepositoryError::damaged(&self.name, what)
-            })?,
+                damaged("it is not authentic: it was changed, or is another in its place".into())
+            }),
+        }
+    }
+
+    /// The object as a file that is read past the page cache, opened once; none where it is no file of this host, or
+    /// cannot be opened so.
+    pub(super) fn disk_file(&self, mode: IoMode) -> Option<&Arc<DiskFile>> {
+        let open = || {
+            let path = self.object.path()?;
+            DiskFile::open_read(rustix::fs::CWD, path, mode).ok().map(Arc::new)
         };
-        Ok(decoder.decode(frame, packed, &self.name, number)?)
+        self.disk_file.get_or_init(open).as_ref()
+    }
+
+    /// Where it lies, if it is a file of this host.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.object.path()
     }
 }
 

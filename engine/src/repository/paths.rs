@@ -29,23 +29,41 @@ fn hash(path: &[u8]) -> u128 {
 }
 
 impl PathShare {
+    /// A share, counted from 0, for whoever reads the manifest anyway: every path is to be handed in.
+    pub(crate) fn begin(manifest: &Manifest, share: u64) -> Self {
+        let shares = shares(manifest.summary.files);
+        Self { share: share.into(), shares: shares.into(), hashes: Vec::new() }
+    }
+
+    /// Takes a path that belongs here.
+    pub(crate) fn add(&mut self, path: &[u8]) {
+        let hash = hash(path);
+        if hash % self.shares == self.share {
+            self.hashes.push(hash);
+        }
+    }
+
     /// Reads a share, counted from 0.
     ///
     /// # Errors
     /// Where the manifest is damaged, or lists a path twice.
     pub(crate) fn of(manifest: &Manifest, share: u64) -> Result<Self, Failure> {
-        let shares = shares(manifest.summary.files);
-        let mut read = Self { share: share.into(), shares: shares.into(), hashes: Vec::new() };
+        let mut read = Self::begin(manifest, share);
         manifest.each_file(|file| {
-            let hash = hash(&file.path);
-            if hash % read.shares == read.share {
-                read.hashes.push(hash);
-            }
+            read.add(&file.path);
             Ok(())
         })?;
-        read.hashes.sort_unstable();
-        let Some(twice) = read.hashes.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]) else {
-            return Ok(read);
+        read.finish(manifest)
+    }
+
+    /// All paths were handed in.
+    ///
+    /// # Errors
+    /// Where the manifest lists one twice.
+    pub(crate) fn finish(mut self, manifest: &Manifest) -> Result<Self, Failure> {
+        self.hashes.sort_unstable();
+        let Some(twice) = self.hashes.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]) else {
+            return Ok(self);
         };
         let mut shown = String::new();
         manifest.each_file(|file| {
@@ -64,8 +82,8 @@ impl PathShare {
         (hash % self.shares == self.share).then(|| self.hashes.binary_search(&hash).is_ok())
     }
 
-    /// Reads all shares, to find out whether a path comes twice.
-    pub(crate) fn check(manifest: &Manifest) -> Result<(), Failure> {
-        (0..shares(manifest.summary.files)).try_for_each(|share| Self::of(manifest, share).map(drop))
+    /// Reads the shares behind the first, to find out whether a path comes twice.
+    pub(crate) fn check_others(manifest: &Manifest) -> Result<(), Failure> {
+        (1..shares(manifest.summary.files)).try_for_each(|share| Self::of(manifest, share).map(drop))
     }
 }

@@ -4,7 +4,7 @@
 //! (`remote`); what both can do is all that is asked here. Every call blocks until it is done.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -106,6 +106,11 @@ pub trait Object: Send + Sync {
 
     /// Fills `buffer` from `offset` on.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Failure>;
+
+    /// The file that it is on this host, for whoever reads many of its parts at a time; none where it is no file.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
 }
 
 /// What has been asked of an object store.

@@ -131,6 +131,8 @@ pub struct RestoreReport {
     pub bytes: u64,
     /// Bytes that were there already.
     pub reused_bytes: u64,
+    /// Frames that were read from packs and unpacked.
+    pub frames: u64,
     /// Files, folders and links that were there and did not belong.
     pub removed: u64,
     /// Files of databases that were not asked for, which are zeros without a place on the disk.

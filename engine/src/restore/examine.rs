@@ -323,7 +323,9 @@ fn look_through(manifest: &Manifest, needs: &mut Needs) -> Result<(Held, Tree, H
     let mut tree = Tree::of(manifest)?;
     let mut databases = HashSet::new();
     let mut taken = [tree.has_folder(held.manifest.as_bytes()), tree.has_folder(held.control.as_bytes())];
+    let mut paths = PathShare::begin(manifest, 0);
     manifest.each_file(|file| {
+        paths.add(&file.path);
         taken[0] |= file.path == held.manifest.as_bytes();
         taken[1] |= file.path == held.control.as_bytes();
         databases.extend(database_of(&file.path).map(|(oid, _)| oid));
@@ -331,7 +333,8 @@ fn look_through(manifest: &Manifest, needs: &mut Needs) -> Result<(Held, Tree, H
         tree.file(&file.path)
     })?;
     tree.finish()?;
-    PathShare::check(manifest)?;
+    paths.finish(manifest)?;
+    PathShare::check_others(manifest)?;
     // Chance enough that nobody can have foreseen it.
     let other = |name: &mut String| -> Result<(), Failure> {
         *name += &format!(".{:032x}", u128::from_le_bytes(crate::repository::random()?));

@@ -20,6 +20,7 @@ mod config;
 mod databases;
 mod dry_run;
 mod examine;
+mod inherited;
 mod marker;
 mod occupied;
 mod owners;

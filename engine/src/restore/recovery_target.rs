@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use pgstrata_protocol::names::WalSegmentSize;
 use pgstrata_protocol::{Lsn, TimelineId};
 
-use crate::basebackup::{RECOVERY_SIGNAL, RecoveryFiles, STANDBY_SIGNAL, config_literal, recovery_settings};
+use super::inherited::RESET;
+use crate::basebackup::{
+    RECOVERY_SIGNAL, RecoveryFiles, STANDBY_SIGNAL, config_literal, one_line, recovery_settings,
+};
 use crate::connect::ConnectionSettings;
 use crate::failure::Failure;
 use crate::repository::{
@@ -118,6 +121,7 @@ impl RecoveryPlan {
         cluster: &ClusterName,
         given: BackupChoice,
     ) -> Result<PreparedRecovery, Failure> {
+        self.check_lines()?;
         // An interrupted restore goes on with the backup that it began with.
         let summaries = if self.chooses_backup && given == BackupChoice::Latest {
             let mut summaries = Vec::new();
@@ -142,6 +146,17 @@ impl RecoveryPlan {
         let hint = "see `pgstrata wal check` for the restore windows that there are; nothing was made.";
         let what = refusal.unwrap_or_else(|| "it has no backup".into());
         Err(RepositoryError::new(format!("cluster \"{cluster}\""), what, hint).into())
+    }
+
+    /// A setting is a line.
+    fn check_lines(&self) -> Result<(), Failure> {
+        let command =
+            "the command line for WAL, made of this program's path, the repository's and its key's,";
+        one_line(command, &self.restore_command)?;
+        if let RecoveryRole::Recovers { target: RecoveryTarget::Name(name), .. } = &self.role {
+            one_line("the restore point's name", name)?;
+        }
+        self.files().map(drop)
     }
 
     /// Whether a backup leads to the target at all.
@@ -264,12 +279,12 @@ impl RecoveryPlan {
                 }
             }
         }
-        Ok(PreparedRecovery { backup: *choice, warnings, reached, files: self.files(path) })
+        Ok(PreparedRecovery { backup: *choice, warnings, reached, files: self.files()? })
     }
 
-    /// The settings. A target that the copied settings have would be one too many: each is written, the one that counts
+    /// The settings. Those of an earlier recovery count no more; a target that the copied settings have would be one too many: each is written, the one that counts
     /// behind the others, as each is checked against those before it.
-    fn files(&self, path: &[Leg]) -> RecoveryFiles {
+    fn files(&self) -> Result<RecoveryFiles, Failure> {
         let mut text = String::from("# Recovery, written by pgstrata restore\n");
         let mut line = |name: &str, value: &str| text += &format!("{name} = {}\n", config_literal(value));
         line("restore_command", &self.restore_command);
@@ -282,18 +297,20 @@ impl RecoveryPlan {
         ] {
             line(name, "");
         }
+        for (name, value) in RESET {
+            line(name, value);
+        }
         match self.timeline {
             TargetTimeline::Latest => line("recovery_target_timeline", "latest"),
             TargetTimeline::Current => line("recovery_target_timeline", "current"),
             TargetTimeline::Id(timeline) => line("recovery_target_timeline", &timeline.to_string()),
         }
-        debug_assert!(!path.is_empty(), "a backup lies on its path");
         match &self.role {
             RecoveryRole::Standby { primary, slot } => {
                 if let Some(primary) = primary {
-                    text += &recovery_settings(primary, slot.as_deref());
+                    text += &recovery_settings(primary, slot.as_deref())?;
                 }
-                RecoveryFiles { settings: text, signal: STANDBY_SIGNAL }
+                Ok(RecoveryFiles { settings: text, signal: STANDBY_SIGNAL })
             }
             RecoveryRole::Recovers { target, action, exclusive } => {
                 line("recovery_target_inclusive", if *exclusive { "off" } else { "on" });
@@ -314,7 +331,7 @@ impl RecoveryPlan {
                     RecoveryTarget::Lsn(lsn) => line("recovery_target_lsn", &lsn.to_string()),
                     RecoveryTarget::Name(name) => line("recovery_target_name", name),
                 }
-                RecoveryFiles { settings: text, signal: RECOVERY_SIGNAL }
+                Ok(RecoveryFiles { settings: text, signal: RECOVERY_SIGNAL })
             }
         }
     }

@@ -69,7 +69,7 @@ impl Worker {
         let Some((pack, frame)) = shared.filter(|_| files.iter().all(|file| file.map.len() <= 1)) else {
             return Ok(None);
         };
-        let Some(frame) = self.packs.get(pack)?.frames().get(frame as usize).copied() else {
+        let Some(frame) = self.frames.packs().get(pack)?.frames().get(frame as usize).copied() else {
             return Ok(None);
         };
         let mut image = vec![0; frame.plain as usize];
@@ -111,7 +111,7 @@ impl Worker {
             let Extent { pack, mut frame, offset: begin, .. } = *extent;
             let mut begin = begin as usize;
             while left > 0 {
-                let open = self.packs.get(pack)?;
+                let open = self.frames.packs().get(pack)?;
                 let known = open.frames().get(frame as usize).copied();
                 let plain = known.map_or(0, |known| known.plain as usize);
                 if plain <= begin {
@@ -124,7 +124,7 @@ impl Worker {
                 if whole && known.is_some_and(|known| *blake3::hash(&old).as_bytes() == known.hash) {
                     self.counts.reused.fetch_add(length as u64, Ordering::Relaxed);
                 } else {
-                    let bytes = self.frames.read(&mut self.packs, pack, frame)?;
+                    let bytes = self.frames.frame(pack, frame)?;
                     wrote |= there.write(at, &bytes[begin..begin + length], &old).map_err(failed)?;
                 }
                 at += length as u64;

@@ -1,5 +1,6 @@
 //! Runs a restore.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,16 +11,17 @@ use crossbeam::channel::{Sender, bounded};
 
 use super::config::{Onto, RestoreConfig, RestoreReport};
 use super::examine::{check_packs, examine, refusal};
+use super::inherited;
 use super::marker::{MARKER, Marker};
 use super::occupied::{check_no_server, lock, put_control_back, take_control_away};
 use super::sweep::sweep;
 use super::target::Target;
-use super::worker::{Counts, FrameReader, Job, LargeFile, Worker};
+use super::worker::{Counts, Job, LargeFile, Worker};
 use crate::basebackup::{Claims, PlainEnd, sync_file_systems};
 use crate::buffer::BufferPool;
 use crate::failure::Failure;
 use crate::pipeline::{FileSender, FileWriters, Layout, StageClock};
-use crate::repository::{BackupChoice, FileRecord, Manifest, OpenPacks, PLAIN_MAX};
+use crate::repository::{BackupChoice, FileRecord, FrameAccess, FrameReader, Manifest, PLAIN_MAX};
 use crate::ring::{IoMode, ProbeReport, probe};
 use crate::stop::Stop;
 
@@ -123,6 +125,11 @@ fn restore(
         // Files that were synced were changed since, or were not.
         sync_file_systems(target.roots().map(|root| root.path.as_path()))?;
     }
+    let inherited = match &recovery {
+        Some(recovery) => inherited::note(base, &recovery.files.settings),
+        None => inherited::remove_signals(base)?,
+    };
+    inherited.iter().for_each(|text| warn(text));
     let mut folders = target.made.clone();
     folders.extend(claims.parents());
     let end = PlainEnd {
@@ -148,6 +155,7 @@ fn restore(
         files: summary.files,
         bytes: summary.bytes,
         reused_bytes: counts.reused.load(Ordering::Relaxed),
+        frames: counts.frames.load(Ordering::Relaxed),
         removed,
         omitted_files: plan.omitted,
         seconds: began.elapsed().as_secs_f64(),
@@ -177,7 +185,10 @@ fn write_files(
     stop: &Stop<Failure>,
 ) -> Result<(), Failure> {
     let resources = &config.resources;
-    let pool = BufferPool::new(resources.buffers, resources.buffer_size).map_err(|error| {
+    let memory = resources.buffers * resources.buffer_size;
+    let access = FrameAccess::choose(manifest, resources.io, memory / 2, resources.workers);
+    let buffers = (memory - access.memory() * resources.workers) / resources.buffer_size;
+    let pool = BufferPool::new(buffers, resources.buffer_size).map_err(|error| {
         Failure::Target(format!("could not allocate buffers: {error}\nHINT: ask for less with --buffers."))
     })?;
     let wake = pool.clone();
@@ -200,12 +211,12 @@ fn write_files(
     for number in 0..resources.workers {
         let worker = Worker {
             jobs: waiting.clone(),
-            packs: OpenPacks::of(manifest),
             target: Arc::clone(target),
             pool: pool.clone(),
             files: writers.sender(),
             clock: StageClock::start(Arc::default()),
-            frames: FrameReader::new()?,
+            frames: FrameReader::of(manifest, &access)?,
+            planned: VecDeque::new(),
             last: None,
             counts: Arc::clone(counts),
         };

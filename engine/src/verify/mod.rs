@@ -13,6 +13,7 @@ pub use directory::{
     BackupFormat, IgnoreList, NeededWal, Problem, VerifyConfig, VerifyLimit, VerifyPhase, VerifyProgress,
     VerifyReport, VerifyResources, VerifySeconds, WorkerSeconds, verify_directory,
 };
+pub(crate) use directory::{Tree, open_base};
 pub use fetched_wal::{FetchedWal, FetchedWalError, WalStart};
 pub use incremental::IncrementalChecker;
 pub use pages::{BadPage, PageChecker, PageChecks};

@@ -2,10 +2,12 @@
 //!
 //! Reads names and histories, no WAL. Goes on after what it finds, so that all of it is named.
 
+use std::collections::BTreeSet;
+
 use pgstrata_protocol::{Lsn, TimelineId};
 use serde::Serialize;
 
-use super::index::ArchiveIndex;
+use super::index::{ArchiveIndex, TimelineWal};
 use super::reach::{Leg, Reached};
 use crate::failure::Failure;
 use crate::repository::{BackupChoice, BackupSummary, ClusterName, Repository};
@@ -104,40 +106,63 @@ fn judge(index: &ArchiveIndex, cluster: &str, backups: &[BackupSummary]) -> Arch
             last: wal.ranges.last().map(|(_, end)| name(end - 1)),
             received: received.map(|(number, bytes)| Lsn(index.start(*number).0 + bytes).to_string()),
         });
-        let mut gaps: Vec<(u64, u64)> = wal.gaps().collect();
-        // A timeline begins with the segment in which it left the one before.
-        let path = index.path(*timeline);
-        let left = path.as_ref().and_then(|path| path.iter().rev().nth(1)?.end).map(|end| index.number(end));
-        if let (Some(left), Some((first, _))) = (left, wal.ranges.first())
-            && left < *first
-        {
-            gaps.insert(0, (left, *first));
-        }
-        for (first, end) in gaps {
-            let harmless = oldest.is_none_or(|oldest| end <= oldest);
-            let gap = GapReport {
-                timeline: timeline.0,
-                first: name(first),
-                last: name(end - 1),
-                segments: end - first,
-                harmless,
-            };
-            if !harmless {
-                let GapReport { first, last, segments, .. } = &gap;
-                report
-                    .problems
-                    .push(format!("timeline {timeline}: {segments} segments are missing, {first} to {last}"));
-            }
-            report.gaps.push(gap);
-        }
-        if path.is_none() {
+        if index.path(*timeline).is_none() {
             report.problems.push(format!("timeline {timeline} has WAL and no history"));
         }
+    }
+    for (timeline, first, end) in gaps(index, backups) {
+        let name = |number| index.segment_name(timeline, number);
+        let harmless = oldest.is_none_or(|oldest| end <= oldest);
+        // What went with the backups that needed it.
+        if harmless && !index.timelines.contains_key(&timeline) {
+            continue;
+        }
+        let gap = GapReport {
+            timeline: timeline.0,
+            first: name(first),
+            last: name(end - 1),
+            segments: end - first,
+            harmless,
+        };
+        if !harmless {
+            let GapReport { first, last, segments, .. } = &gap;
+            report
+                .problems
+                .push(format!("timeline {timeline}: {segments} segments are missing, {first} to {last}"));
+        }
+        report.gaps.push(gap);
     }
     for backup in backups {
         windows(index, backup, &mut report);
     }
     report
+}
+
+/// What is missing of each timeline: from where it left the one before, its first backup or the first segment that is there
+/// on, up to the last that is there or the last place where another timeline left it. The segment of that place comes
+/// from the newer one.
+fn gaps(index: &ArchiveIndex, backups: &[BackupSummary]) -> Vec<(TimelineId, u64, u64)> {
+    let empty = TimelineWal::default();
+    let mut known: BTreeSet<TimelineId> =
+        index.timelines.keys().chain(index.histories.keys()).copied().collect();
+    known.extend(
+        index.histories.values().flat_map(|history| history.switches.iter().map(|left| left.timeline)),
+    );
+    let mut gaps = Vec::new();
+    for timeline in known {
+        let wal = index.timelines.get(&timeline).unwrap_or(&empty);
+        let path = index.path(timeline);
+        let began = path.as_ref().and_then(|path| path.iter().rev().nth(1)?.end).map(|end| index.number(end));
+        let left = index.left_at(timeline).map(|end| index.number(end));
+        let needed = backups.iter().filter_map(begin_of).filter(|(_, of)| *of == timeline);
+        let needed = needed.map(|(lsn, _)| index.number(lsn));
+        let from = began.into_iter().chain(wal.first()).chain(needed).min();
+        let (Some(from), Some(until)) = (from, wal.last_end().into_iter().chain(left).max()) else {
+            continue;
+        };
+        gaps.extend(wal.missing(from, until).into_iter().map(|(first, end)| (timeline, first, end)));
+    }
+    gaps
 }
 
 /// Where recovery begins to need the archive, and on which timeline.
@@ -226,6 +251,7 @@ mod tests {
             ]
         );
         assert_eq!(report.problems.len(), 2, "{:?}", report.problems);
+        // Timeline 1 is there up to where 2 left it, but for the gap before.
         let [window] = &report.windows[..] else { panic!("{:?}", report.windows) };
         assert_eq!((&*window.from, &*window.to, window.to_timeline), ("0/480000", "0/800000", 1));
         // One that has no WAL of its own needs the archive's.
@@ -236,5 +262,71 @@ mod tests {
             report.problems
         );
         assert!(judge(&index, "main", &[]).problems.is_empty(), "without backups nothing is needed");
+    }
+
+    /// The gaps that count, and to where the windows lead.
+    fn found(
+        timelines: &[(u32, TimelineWal)],
+        histories: &[(u32, &str)],
+        backups: &[BackupSummary],
+    ) -> (Vec<(u32, u64, u64)>, Vec<(u32, String)>) {
+        let history = |(timeline, text): &(u32, &str)| {
+            let timeline = TimelineId(*timeline);
+            (timeline, TimelineHistory::parse(timeline, text.as_bytes()).expect("valid"))
+        };
+        let index = ArchiveIndex {
+            segment_size: WalSegmentSize::new(1 << 20).expect("valid"),
+            timelines: timelines.iter().map(|(timeline, wal)| (TimelineId(*timeline), wal.clone())).collect(),
+            histories: histories.iter().map(history).collect(),
+            strays: Vec::new(),
+        };
+        let report = judge(&index, "main", backups);
+        let number = |name: &str| u64::from_str_radix(&name[16..], 16).expect("low");
+        let counts = report.gaps.iter().filter(|gap| !gap.harmless);
+        let gaps: Vec<_> = counts.map(|gap| (gap.timeline, number(&gap.first), number(&gap.last))).collect();
+        assert_eq!(gaps.len(), report.problems.len(), "{:?}", report.problems);
+        (gaps, report.windows.into_iter().map(|window| (window.timeline, window.to)).collect())
+    }
+
+    #[test]
+    fn the_end_of_an_older_timeline_and_holes_before_parts() {
+        let wal = |ranges: &[(u64, u64)], parts: &[(u64, u64)]| TimelineWal {
+            ranges: ranges.to_vec(),
+            parts: parts.iter().copied().collect(),
+        };
+        let to = |windows: &[(u32, &str)]| {
+            windows.iter().map(|(timeline, lsn)| (*timeline, (*lsn).to_owned())).collect::<Vec<_>>()
+        };
+        let second = [(2, "1\t0/880000\tx\n")];
+        let backups = [backup("0/400028", "0/480000", 9)];
+        // Segments 6 and 7 of timeline 1 are lost; 8 comes from timeline 2.
+        let lost = [(1, wal(&[(4, 6)], &[])), (2, wal(&[(8, 11)], &[]))];
+        assert_eq!(found(&lost, &second, &backups), (vec![(1, 6, 7)], to(&[(1, "0/600000")])));
+        // Not all of it by a copy in parts.
+        let parts = [(1, wal(&[(4, 6)], &[(7, 9)])), (2, wal(&[(8, 11)], &[]))];
+        assert_eq!(found(&parts, &second, &backups), (vec![(1, 6, 7)], to(&[(1, "0/600000")])));
+        // The history alone tells it, and so does the backup where nothing of timeline 1 is there.
+        assert_eq!(found(&lost[..1], &second, &backups).0, [(1, 6, 7)]);
+        assert_eq!(found(&lost[1..], &second, &backups).0, [(1, 4, 7)]);
+        // A third timeline shows what is missing of the second, of which nothing is there.
+        let third = [second[0], (3, "1\t0/880000\tx\n2\t0/A80000\ty\n")];
+        let skipped = [(1, wal(&[(4, 8)], &[])), (3, wal(&[(10, 12)], &[]))];
+        assert_eq!(found(&skipped, &third, &backups), (vec![(2, 8, 9)], to(&[(1, "0/800000")])));
+        let whole = [skipped[0].clone(), (2, wal(&[(8, 10)], &[])), (3, wal(&[(10, 12)], &[(12, 5)]))];
+        let (gaps, windows) = found(&whole, &third, &backups);
+        assert_eq!((gaps, windows), (vec![], to(&[(1, "0/800000"), (2, "0/A00000"), (3, "0/C00005")])));
+        // What went on behind the place where it was left is no reason to miss anything.
+        let beyond = [(1, wal(&[(4, 12)], &[])), (2, wal(&[(8, 9)], &[]))];
+        assert_eq!(found(&beyond, &second, &backups).0, []);
+        // Parts behind a hole, and a part without its beginning.
+        let behind = [(1, wal(&[(4, 6)], &[(8, 100)]))];
+        assert_eq!(found(&behind, &[], &backups), (vec![(1, 6, 7)], to(&[(1, "0/600000")])));
+        let within = [(1, wal(&[(4, 6), (7, 8)], &[(6, 100), (8, 0)]))];
+        assert_eq!(found(&within, &[], &backups), (vec![(1, 6, 6), (1, 8, 8)], to(&[(1, "0/600064")])));
+        let orderly = [(1, wal(&[(4, 6)], &[(6, 100)]))];
+        assert_eq!(found(&orderly, &[], &backups), (vec![], to(&[(1, "0/600064")])));
+        // The archive begins behind the backup.
+        let late = [(1, wal(&[(6, 8)], &[]))];
+        assert_eq!(found(&late, &[], &backups).0, [(1, 4, 5)]);
     }
 }

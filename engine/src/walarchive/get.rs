@@ -13,13 +13,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pgstrata_protocol::TimelineId;
 use pgstrata_protocol::names::WalSegmentSize;
 use serde::Serialize;
 
+use super::caller::Caller;
+use super::index::first_size;
 use super::parts::{self, Length};
-use super::spool::{Spool, write_file};
+use super::spool::{Known, Spool, write_file};
+use super::start::hex;
+use super::temporary;
 use crate::failure::Failure;
-use crate::repository::{ClusterName, Repository, RepositoryError, SegmentName, WalName, WalObject};
+use crate::repository::{
+    BackupChoice, ClusterName, Repository, RepositoryError, SegmentName, WalName, WalObject,
+};
 
 /// How long to wait before a repository in trouble is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -70,18 +77,34 @@ pub fn get(config: &GetConfig<'_>) -> Result<Got, Failure> {
     let name: WalName = config.name.parse().map_err(|error| {
         Failure::Target(format!("{error}\nHINT: restore_command passes %f and %p, in this order."))
     })?;
+    let caller = Caller::now();
     let folder = folder_of(&config.target);
+    temporary::remove_stale(&config.target);
     let spools = config.spool.clone().unwrap_or_else(|| folder.join(SPOOL));
-    let spool = Spool::of(&spools, &config.address, config.cluster.as_str());
+    let known = Known::at(&folder.join(SPOOL), folder, &config.address);
     if let WalName::Segment(segment) = name
-        && spool.hand_out(segment, &config.target)
+        && let Some(id) = known.read()
+        && Spool::of(&spools, &id, config.cluster.as_str()).hand_out(segment, &config.target, &caller)?
     {
         return Ok(Got::Spooled);
     }
     let until = Instant::now() + config.patience;
     loop {
-        match (config.open)().and_then(|repository| Getting { config, repository, spool: &spool }.get(name)) {
-            Err(failure) if Instant::now() >= until => return Err(failure),
+        let got = (config.open)().and_then(|repository| {
+            let id = repository.id();
+            let spool = Spool::of(&spools, &id, config.cluster.as_str());
+            // Another repository may have been there when it was noted.
+            if let WalName::Segment(segment) = name
+                && known.read() != Some(id)
+                && spool.hand_out(segment, &config.target, &caller)?
+            {
+                known.note(id);
+                return Ok(Got::Spooled);
+            }
+            Getting { config, repository, spool: &spool, known: &known, caller: &caller }.get(name)
+        });
+        match got {
+            Err(failure) if Instant::now() >= until || caller.expect_alive().is_err() => return Err(failure),
             Err(_) => thread::sleep(AGAIN.min(until.saturating_duration_since(Instant::now()))),
             got => return got,
         }
@@ -105,6 +128,8 @@ struct Getting<'a> {
     config: &'a GetConfig<'a>,
     repository: Repository,
     spool: &'a Spool,
+    known: &'a Known,
+    caller: &'a Caller,
 }
 
 impl Getting<'_> {
@@ -146,10 +171,9 @@ impl Getting<'_> {
     /// Has the target written, and shows it whole.
     fn deliver(&self, write: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
         let target = &self.config.target;
-        let mut temporary = target.as_os_str().to_owned();
-        temporary.push(".pgstrata.tmp");
-        let temporary = PathBuf::from(temporary);
+        let temporary = temporary::beside(target);
         let outcome = write(&temporary).and_then(|()| {
+            self.caller.expect_alive()?;
             // The server syncs what it keeps of it (`durable_rename` in `KeepFileRestoredFromArchive`).
             fs::rename(&temporary, target).map_err(|error| Failure::disk("rename", &temporary, error))
         });
@@ -173,6 +197,9 @@ impl Getting<'_> {
             segment.number = segment.number.checked_add(number as u64 + 1)?;
             Some(SegmentName::of(segment, size))
         };
+        if self.config.ahead > 0 {
+            self.known.note(self.repository.id());
+        }
         let (next, end) = (AtomicUsize::new(0), AtomicUsize::new(self.config.ahead));
         let work = || {
             loop {
@@ -208,6 +235,12 @@ impl Getting<'_> {
         })
     }
 
+    /// Recovery is at the end of what the archive has.
+    fn clear(&self) {
+        self.known.clear();
+        self.spool.clear();
+    }
+
     /// A segment that the archive has not, or not whole.
     fn without(&self, segment: SegmentName, system: u64) -> Result<Got, Failure> {
         let cluster = &self.config.cluster;
@@ -217,7 +250,7 @@ impl Getting<'_> {
         let here = self.length_here(&own, system, segment)?;
         if !here.is_whole
             && !is_standby(folder_of(&self.config.target))
-            && let Some(later) = self.first_behind(segment, &names)?
+            && let Some(later) = self.what_is_behind(segment, &names)?
         {
             // It may be under way: files are taken in several at a time.
             let what = format!("segment {segment} is missing, and there is {later} behind it");
@@ -226,16 +259,84 @@ impl Getting<'_> {
             return Err(RepositoryError::new(cluster.wal(), what, hint).into());
         }
         let Some((remnant, length)) = parts::longest(&self.repository, cluster, segment, &names)? else {
-            self.spool.clear();
+            self.clear();
             return Ok(Got::Absent);
         };
         // What is whole here is never replaced by less.
         if here.is_whole || length <= here.end {
-            self.spool.clear();
+            self.clear();
             return Ok(Got::Absent);
         }
         self.deliver(|temporary| parts::write(&self.repository, cluster, segment, &remnant, temporary))?;
         Ok(Got::Remnant)
+    }
+
+    /// How it is known that there was WAL behind a segment.
+    fn what_is_behind(&self, segment: SegmentName, names: &[String]) -> Result<Option<String>, Failure> {
+        if let Some(later) = self.first_behind(segment, names)? {
+            return Ok(Some(later.to_string()));
+        }
+        self.left_behind(segment, names)
+    }
+
+    /// A history that says that the timeline was left behind a segment: what lies before that was written.
+    fn left_behind(&self, segment: SegmentName, names: &[String]) -> Result<Option<String>, Failure> {
+        let (repository, cluster) = (&self.repository, &self.config.cluster);
+        let mut size = None;
+        for name in repository.wal_names(&cluster.wal())? {
+            let Ok(WalName::History(timeline)) = name.parse() else { continue };
+            if timeline <= segment.timeline {
+                continue;
+            }
+            let history = repository.wal_history(cluster, timeline)?;
+            let mut switches = history.iter().flat_map(|history| &history.switches);
+            let left = switches.find(|left| left.timeline == segment.timeline);
+            let Some(end) = left.map(|left| left.end).filter(|end| end.0 >> 32 >= u64::from(segment.high))
+            else {
+                continue;
+            };
+            let size = match size {
+                Some(size) => size,
+                None => *size.insert(self.segment_size(names)?),
+            };
+            // The segment in which it was left comes from the newer one.
+            if segment.segment(size).is_some_and(|named| named.number < end.0 / size.bytes()) {
+                return Ok(Some(format!(
+                    "a history ({name}) by which timeline {} went on to {end}",
+                    segment.timeline
+                )));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The size of the cluster's segments: `names` are those of one folder of its archive.
+    fn segment_size(&self, names: &[String]) -> Result<WalSegmentSize, Failure> {
+        let (repository, cluster) = (&self.repository, &self.config.cluster);
+        if let Some(size) = first_size(repository, cluster, names)? {
+            return Ok(size);
+        }
+        for timeline in
+            repository.wal_names(&cluster.wal())?.iter().filter_map(|name| hex(name)).map(TimelineId)
+        {
+            for high in
+                repository.wal_names(&cluster.wal_timeline(timeline))?.iter().filter_map(|name| hex(name))
+            {
+                let names = repository.wal_names(&cluster.wal_folder(timeline, high))?;
+                if let Some(size) = first_size(repository, cluster, &names)? {
+                    return Ok(size);
+                }
+            }
+        }
+        let size = match repository.backups(cluster)?.pop() {
+            Some(id) => {
+                let summary = repository.backup(cluster, BackupChoice::Id(id))?.summary;
+                WalSegmentSize::new(summary.wal_segment_size).ok()
+            }
+            None => None,
+        };
+        // Where nothing tells, it is the one that nearly all have.
+        Ok(size.unwrap_or(WalSegmentSize::DEFAULT))
     }
 
     /// The first segment of the timeline behind one of which the archive has anything: there was WAL up to that.

@@ -9,9 +9,10 @@ use pgstrata_protocol::replication::TimelineHistory;
 use pgstrata_protocol::{Lsn, TimelineId};
 
 use super::parts::chain;
+use super::start::hex;
 use crate::failure::Failure;
 use crate::repository::{
-    BackupSummary, ChangesName, ClusterName, Repository, RepositoryError, SegmentName, WalName, WalSummary,
+    BackupSummary, ChangesName, ClusterName, Repository, SegmentName, WalName, WalSummary,
 };
 
 /// An archive's content.
@@ -51,9 +52,33 @@ impl TimelineWal {
         range.map_or(number, |(_, end)| *end)
     }
 
-    /// The ranges that lie between whole segments.
-    pub fn gaps(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.ranges.windows(2).map(|pair| (pair[0].1, pair[1].0))
+    /// The number of the first segment of which there is something.
+    #[must_use]
+    pub fn first(&self) -> Option<u64> {
+        let [whole, part] = [self.ranges.first().map(|(first, _)| *first), self.parts.keys().next().copied()];
+        whole.into_iter().chain(part).min()
+    }
+
+    /// The number behind the last segment without which what there is has a hole: the last whole one, and the one before
+    /// the last that is there in part. What is there in part without its beginning is a hole itself.
+    #[must_use]
+    pub fn last_end(&self) -> Option<u64> {
+        let whole = self.ranges.last().map(|(_, end)| *end);
+        let part = self.parts.last_key_value().map(|(number, bytes)| number + u64::from(*bytes == 0));
+        whole.into_iter().chain(part).max()
+    }
+
+    /// What is not there whole from the segment `from` to the one before `until`, as ranges.
+    #[must_use]
+    pub fn missing(&self, from: u64, until: u64) -> Vec<(u64, u64)> {
+        let (mut missing, mut at) = (Vec::new(), from);
+        for (first, end) in self.ranges.iter().chain([&(until, until)]) {
+            if at < *first && at < until {
+                missing.push((at, (*first).min(until)));
+            }
+            at = at.max(*end);
+        }
+        missing
     }
 }
 
@@ -72,11 +97,13 @@ impl ArchiveIndex {
         let mut size = backups.first().and_then(|backup| WalSegmentSize::new(backup.wal_segment_size).ok());
         for name in store.wal_names(&cluster.wal())? {
             if let Ok(WalName::History(timeline)) = name.parse() {
-                histories.insert(timeline, history(repository, cluster, timeline)?);
-            } else if let Some(timeline) = number(&name).filter(|timeline| *timeline > 0).map(TimelineId) {
+                if let Some(history) = repository.wal_history(cluster, timeline)? {
+                    histories.insert(timeline, history);
+                }
+            } else if let Some(timeline) = hex(&name).filter(|timeline| *timeline > 0).map(TimelineId) {
                 let mut wal = TimelineWal::default();
                 for folder in store.wal_names(&cluster.wal_timeline(timeline))? {
-                    let Some(high) = number(&folder) else {
+                    let Some(high) = hex(&folder) else {
                         strays.push(format!("{}/{folder}", cluster.wal_timeline(timeline)));
                         continue;
                     };
@@ -160,12 +187,8 @@ fn of_changes(name: &str, timeline: TimelineId, high: u32) -> bool {
     name.parse().is_ok_and(|name: ChangesName| name.folder() == (timeline, high))
 }
 
-fn number(name: &str) -> Option<u32> {
-    let number = u32::from_str_radix(name, 16).ok()?;
-    (name == format!("{number:08X}")).then_some(number)
-}
-
-fn first_size(
+/// The size of segments that the first of these objects tells which is of one.
+pub(super) fn first_size(
     repository: &Repository,
     cluster: &ClusterName,
     names: &[String],
@@ -179,25 +202,4 @@ fn first_size(
         }
     }
     Ok(None)
-}
-
-fn history(
-    repository: &Repository,
-    cluster: &ClusterName,
-    timeline: TimelineId,
-) -> Result<TimelineHistory, Failure> {
-    /// Longer ones are refused when they are taken in.
-    const MOST: usize = 4 << 20;
-    let name = WalName::History(timeline);
-    let damaged = |what: &dyn std::fmt::Display| RepositoryError::damaged(name.object(cluster), what);
-    let object = repository.wal_object(cluster, name)?.ok_or_else(|| damaged(&"it is gone"))?;
-    let mut content = Vec::new();
-    object.read(|piece| {
-        if content.len() + piece.len() > MOST {
-            return Err(damaged(&"it is longer than any history").into());
-        }
-        content.extend_from_slice(piece);
-        Ok(())
-    })?;
-    Ok(TimelineHistory::parse(timeline, &content).map_err(|error| damaged(&error))?)
 }

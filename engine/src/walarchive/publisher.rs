@@ -94,7 +94,26 @@ impl Shelf {
         self.remove(segment, &parts.into_iter().filter(|part| *part != (0, end)).collect())
     }
 
-    fn remove(&self, segment: SegmentName, parts: &BTreeSet<(u32, u32)>) -> Result<(), Failure> {
+    /// Keeps of a segment's parts what lies before a byte.
+    pub(super) fn cut(&self, segment: SegmentName, keep: u64) -> Result<(), Failure> {
+        let mut parts = parts_of(&self.names(segment)?, segment);
+        let (chain, end) = chain(&parts);
+        let keep = u32::try_from(keep).unwrap_or(u32::MAX).min(end);
+        if keep > 0 {
+            let (mut object, mut left) = (self.begin(WalName::Part { segment, from: 0, to: keep })?, keep);
+            read_parts(&self.repository, &self.cluster, segment, &chain, |_, piece| {
+                let most = piece.len().min(left as usize);
+                left -= u32::try_from(most).unwrap_or(left);
+                object.write(&piece[..most])
+            })?;
+            object.publish()?;
+        }
+        parts.remove(&(0, keep));
+        self.remove(segment, &parts)
+    }
+
+    /// Removes parts.
+    pub(super) fn remove(&self, segment: SegmentName, parts: &BTreeSet<(u32, u32)>) -> Result<(), Failure> {
         let name = |(from, to): &(u32, u32)| WalName::Part { segment, from: *from, to: *to };
         let names: Vec<_> = parts.iter().map(|part| name(part).object(&self.cluster)).collect();
         self.repository.store().remove(&names)

@@ -68,6 +68,13 @@ impl ArchiveIndex {
         newest
     }
 
+    /// The last position at which a timeline was left for another, as the histories have it.
+    #[must_use]
+    pub fn left_at(&self, timeline: TimelineId) -> Option<Lsn> {
+        let switches = self.histories.values().flat_map(|history| &history.switches);
+        switches.filter(|left| left.timeline == timeline).map(|left| left.end).max()
+    }
+
     /// Follows a path from a position of one of its timelines. `None` where the path does not lead over it.
     #[must_use]
     pub fn follow(&self, path: &[Leg], timeline: TimelineId, from: Lsn) -> Option<Reached> {
@@ -93,23 +100,22 @@ impl ArchiveIndex {
             if number < until {
                 let more = wal.parts.get(&number).copied().unwrap_or_default();
                 come_to(Lsn(self.start(number).0.saturating_add(more)));
-                reached.gap = self.gap(&path[begin..], leg, number, until);
+                reached.gap = self.gap(leg, number, until);
                 return Some(reached);
             }
         }
         Some(reached)
     }
 
-    /// What is missing from a segment of a leg on, where the path has more behind it.
-    fn gap(&self, path: &[Leg], leg: &Leg, number: u64, until: u64) -> Option<Gap> {
-        let at = path.iter().position(|other| other.timeline == leg.timeline)?;
-        let first = |timeline: &TimelineId| {
-            let wal = self.timelines.get(timeline)?;
-            wal.ranges.iter().map(|(first, _)| *first).find(|first| *first > number)
-        };
-        let here = first(&leg.timeline).filter(|first| *first < until);
-        let behind = path[at + 1..].iter().filter_map(|leg| first(&leg.timeline)).min().map(|_| until);
-        let next = here.or(behind)?;
+    /// What is missing from a segment of a leg on, where there was more behind it: the archive has some of it, whole or
+    /// in part, or another timeline begins there.
+    fn gap(&self, leg: &Leg, number: u64, until: u64) -> Option<Gap> {
+        let here = self.timelines.get(&leg.timeline).and_then(|wal| {
+            let whole = wal.ranges.iter().map(|(first, _)| *first).find(|first| *first > number);
+            let part = wal.parts.range(number + 1..).next().map(|(number, _)| *number);
+            whole.into_iter().chain(part).min()
+        });
+        let next = here.filter(|first| *first < until).or(leg.end.map(|_| until))?;
         Some(Gap { timeline: leg.timeline, first: number, last: next - 1 })
     }
 }
@@ -161,7 +167,25 @@ mod tests {
         assert_eq!(follow(&index, 1, 1, 7 * MIB + 40), reached(1, 9 * MIB + 100, None));
         assert_eq!(follow(&index, 1, 1, 9 * MIB + 200), reached(1, 9 * MIB + 200, None));
         assert_eq!(follow(&index, 1, 1, MIB + 7), reached(1, MIB + 7, Some((1, 1, 1))));
-        assert_eq!(index.timelines[&TimelineId(1)].gaps().collect::<Vec<_>>(), [(5, 7)]);
+        let wal = &index.timelines[&TimelineId(1)];
+        assert_eq!((wal.first(), wal.last_end()), (Some(2), Some(9)));
+        assert_eq!(wal.missing(1, 12), [(1, 2), (5, 7), (9, 12)]);
+        assert_eq!(wal.missing(3, 6), [(5, 6)]);
+        assert_eq!((wal.missing(5, 5), wal.missing(2, 4)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn holes_before_parts() {
+        // Segment 7 is there in part, 9 without its beginning.
+        let index = index(&[(1, &[(2, 5)], &[(7, 100), (9, 0)])], &[]);
+        assert_eq!(follow(&index, 1, 1, 2 * MIB + 40), reached(1, 5 * MIB, Some((1, 5, 6))));
+        assert_eq!(follow(&index, 1, 1, 7 * MIB), reached(1, 7 * MIB + 100, Some((1, 7, 8))));
+        assert_eq!(follow(&index, 1, 1, 9 * MIB), reached(1, 9 * MIB, None));
+        let wal = &index.timelines[&TimelineId(1)];
+        assert_eq!((wal.first(), wal.last_end()), (Some(2), Some(10)));
+        let only_parts = TimelineWal { ranges: vec![], parts: [(7, 1)].into() };
+        assert_eq!((only_parts.first(), only_parts.last_end()), (Some(7), Some(7)));
+        assert_eq!((TimelineWal::default().first(), TimelineWal::default().last_end()), (None, None));
     }
 
     #[test]
@@ -185,5 +209,9 @@ mod tests {
         let end_missing: &[Content<'_>] = &[(1, &[(2, 3)], &[]), (2, &[(4, 7)], &[]), (3, &[(7, 8)], &[])];
         let found = follow(&index(end_missing, &histories), 3, 1, 2 * MIB);
         assert_eq!(found, reached(1, 3 * MIB, Some((1, 3, 3))));
+        // The history alone says that there was more.
+        let alone: &[Content<'_>] = &[(1, &[(2, 3)], &[(3, 70)])];
+        let found = follow(&index(alone, &histories), 3, 1, 2 * MIB);
+        assert_eq!(found, reached(1, 3 * MIB + 70, Some((1, 3, 3))));
     }
 }

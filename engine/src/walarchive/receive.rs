@@ -1,14 +1,14 @@
 //! Received WAL on its way into a repository.
 //!
 //! A segment is published once it is whole; what there is of it before that in parts, each behind the one before, so that
-//! the last seconds are kept too. A run that comes after takes the segment from its beginning, as the stream does, and goes
-//! on with parts where they end.
+//! the last seconds are kept too. A run that comes after takes the segment from its beginning, as the stream does, compares
+//! what parts hold, and goes on with them where they end.
 //!
 //! Invariants: while the stream goes on, a segment is published only once the record that runs out of it was whole and
 //! right, and nothing behind it before it; parts of a segment lead on from its first byte without a gap. Memory is one
 //! frame, and WAL that waits for its part, of which there is a segment's at most and never more than [`PART_MAX`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,13 @@ use pgstrata_protocol::names::{WalSegment, WalSegmentSize};
 use pgstrata_protocol::{Lsn, TimelineId};
 
 use super::changes::Noting;
-use super::parts::{chain, parts_of};
+use super::overlap::{Compared, Overlap};
 use super::publisher::{Job, Publisher, Shelf};
+use super::start::{Search, hex};
 use crate::connect::Alarm;
 use crate::failure::Failure;
-use crate::receivewal::{ReceiveObserver, RestingSink, ServerFacts, Start, WalPlace, WalStore};
-use crate::repository::{SegmentName, WalName, WalObjectWriter, WalOwner};
+use crate::receivewal::{AskPast, ReceiveObserver, RestingSink, ServerFacts, Start, WalPlace, WalStore};
+use crate::repository::{RepositoryError, SegmentName, WalName, WalObjectWriter, WalOwner};
 use crate::wal::WalSink;
 
 /// The most bytes that wait for their part.
@@ -51,37 +52,13 @@ impl WalPlace for StorePlace<'_> {
     fn find_start(
         &self,
         facts: &ServerFacts,
-        _observer: &dyn ReceiveObserver,
+        past: AskPast<'_>,
+        observer: &dyn ReceiveObserver,
     ) -> Result<Option<Start>, Failure> {
-        let WalStore { repository, cluster, .. } = self.store;
-        repository.claim_identity(cluster, facts.system.system_identifier)?;
-        let (size, store) = (facts.segment_size, repository);
-        // Of each timeline the last segment: whether it is whole, and where it lies.
-        let mut last: Option<(u64, TimelineId, bool)> = None;
-        for timeline in store.wal_names(&cluster.wal())? {
-            let Some(timeline) = hex(&timeline).map(TimelineId) else { continue };
-            let highest = store.wal_names(&cluster.wal_timeline(timeline))?;
-            for high in highest.iter().rev().filter_map(|high| hex(high)) {
-                let names = store.wal_names(&cluster.wal_folder(timeline, high))?;
-                let found = names.iter().filter_map(|name| match name.parse() {
-                    Ok(WalName::Segment(segment)) => Some((segment.segment(size)?.number, timeline, true)),
-                    Ok(WalName::Part { segment, .. }) => {
-                        Some((segment.segment(size)?.number, timeline, false))
-                    }
-                    _ => None,
-                });
-                if let Some(found) = found.max() {
-                    // The server hears that it is durable.
-                    store.store().sync_folder(&cluster.wal_folder(timeline, high))?;
-                    last = last.max(Some(found));
-                    break;
-                }
-            }
-        }
-        let Some((number, timeline, whole)) = last else { return Ok(None) };
-        let segment = WalSegment { timeline, number };
-        let segment = if whole { segment.next() } else { segment };
-        Ok(segment.start(size).map(|lsn| Start { lsn, timeline }))
+        let system = facts.system.system_identifier;
+        self.store.repository.claim_identity(&self.store.cluster, system)?;
+        let past = past()?;
+        Search::new(self.store, system, facts.segment_size, &past).find(past.slot, observer)
     }
 
     fn has_history(&self, timeline: TimelineId) -> Result<bool, Failure> {
@@ -105,34 +82,36 @@ impl WalPlace for StorePlace<'_> {
         observer: &Arc<dyn ReceiveObserver>,
         alarm: &Alarm,
     ) -> Result<Box<dyn RestingSink>, Failure> {
-        let shelf = self.shelf(facts);
-        let publisher = Publisher::start(shelf.clone(), start.lsn, alarm.clone())?;
-        let mut writer = StoreWriter {
-            shelf,
-            publisher,
-            size: facts.segment_size,
-            timeline: start.timeline,
-            interval: self.store.interval,
-            observer: Arc::clone(observer),
-            open: None,
-            held: VecDeque::new(),
-            written: start.lsn,
-            asked: start.lsn,
-            last_part: None,
-        };
-        // What an earlier run has kept of the first segment.
-        let open = writer.begin_segment()?;
-        let known = chain(&parts_of(&writer.shelf.names(open.segment)?, open.segment)).1;
-        writer.open =
-            Some(OpenSegment { from: known.into(), has_parts: known > 0, known: known.into(), ..open });
+        let size = facts.segment_size;
+        let first = WalSegment::containing(start.timeline, start.lsn, size);
+        let old_parts = self.old_parts(SegmentName::of(first, size))?;
+        let (shelf, interval) = (self.shelf(facts), self.store.interval);
+        let writer = StoreWriter::begin(shelf, start, (size, interval), old_parts, observer, alarm)?;
         Ok(Box::new(writer))
     }
 }
 
-fn hex(name: &str) -> Option<u32> {
-    let number = u32::from_str_radix(name, 16).ok()?;
-    (name == format!("{number:08X}")).then_some(number)
+impl StorePlace<'_> {
+    /// What earlier runs have kept of segments of a timeline that are not whole, from one on.
+    fn old_parts(&self, from: SegmentName) -> Result<OldParts, Failure> {
+        let WalStore { repository, cluster, .. } = self.store;
+        let mut parts = OldParts::new();
+        let highs = repository.wal_names(&cluster.wal_timeline(from.timeline))?;
+        for high in highs.iter().filter_map(|high| hex(high)).filter(|high| *high >= from.high) {
+            for name in repository.wal_names(&cluster.wal_folder(from.timeline, high))? {
+                if let Ok(WalName::Part { segment, from: first, to }) = name.parse()
+                    && segment >= from
+                {
+                    parts.entry(segment).or_default().insert((first, to));
+                }
+            }
+        }
+        Ok(parts)
+    }
 }
+
+/// Parts by their segments.
+type OldParts = BTreeMap<SegmentName, BTreeSet<(u32, u32)>>;
 
 struct StoreWriter {
     shelf: Shelf,
@@ -148,6 +127,8 @@ struct StoreWriter {
     /// Up to where parts or segments were handed on.
     asked: Lsn,
     last_part: Option<Instant>,
+    /// What earlier runs have kept of segments to come.
+    old_parts: OldParts,
 }
 
 struct OpenSegment {
@@ -157,7 +138,9 @@ struct OpenSegment {
     /// What it changes, as long as that can be read.
     noting: Option<Box<Noting>>,
     filled: u64,
-    /// Bytes that parts of an earlier run hold.
+    /// What parts of an earlier run hold, until it was compared.
+    overlap: Option<Overlap>,
+    /// Bytes that these hold, once they are known to be right.
     known: u64,
     /// Where the next part begins.
     from: u64,
@@ -169,10 +152,43 @@ struct OpenSegment {
 }
 
 impl StoreWriter {
-    fn begin_segment(&self) -> Result<OpenSegment, Failure> {
+    fn begin(
+        shelf: Shelf,
+        start: Start,
+        (size, interval): (WalSegmentSize, Duration),
+        old_parts: OldParts,
+        observer: &Arc<dyn ReceiveObserver>,
+        alarm: &Alarm,
+    ) -> Result<Self, Failure> {
+        let publisher = Publisher::start(shelf.clone(), start.lsn, alarm.clone())?;
+        let mut writer = Self {
+            shelf,
+            publisher,
+            size,
+            timeline: start.timeline,
+            interval,
+            observer: Arc::clone(observer),
+            open: None,
+            held: VecDeque::new(),
+            written: start.lsn,
+            asked: start.lsn,
+            last_part: None,
+            old_parts,
+        };
+        writer.open = Some(writer.begin_segment()?);
+        Ok(writer)
+    }
+
+    fn begin_segment(&mut self) -> Result<OpenSegment, Failure> {
         self.shelf.repository.check_keys()?;
         let segment = WalSegment::containing(self.timeline, self.written, self.size);
         let segment = SegmentName::of(segment, self.size);
+        let old = self.old_parts.remove(&segment);
+        let has_parts = old.is_some();
+        let overlap = match old {
+            Some(parts) => Overlap::read(&self.shelf, segment, self.size, parts, &*self.observer)?,
+            None => None,
+        };
         Ok(OpenSegment {
             segment,
             start: self.written,
@@ -180,9 +196,10 @@ impl StoreWriter {
             noting: Noting::begin(segment, self.shelf.owner).map(Box::new),
             filled: 0,
             known: 0,
-            from: 0,
+            from: overlap.as_ref().map_or(0, Overlap::end),
+            overlap,
             pending: Vec::new(),
-            has_parts: false,
+            has_parts,
             given_up: false,
         })
     }
@@ -220,6 +237,31 @@ impl StoreWriter {
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let Some(open) = &mut self.open else { return Ok(()) };
+        match open.overlap.as_mut().map(|overlap| overlap.take(bytes)) {
+            None | Some(Compared::Unknown) => {}
+            Some(Compared::Same(known)) => (open.known, open.overlap) = (known, None),
+            Some(Compared::TailDiffers(keep)) => {
+                // Nothing of this segment is under way to the publisher.
+                self.shelf.cut(open.segment, keep)?;
+                return Err(Failure::Wal(format!(
+                    "what an earlier run has kept of segment {} behind its last whole record, which ends at {}, is not \
+                     what the server sends\n\
+                     HINT: it was changed on its way and is removed; the segment is received once more.",
+                    open.segment,
+                    Lsn(open.start.0 + keep)
+                )));
+            }
+            Some(Compared::Differs) => {
+                let what = format!(
+                    "parts of segment {} hold whole records that are not what the server sends",
+                    open.segment
+                );
+                let hint = "two servers are received under one name, or this one was copied and started without \
+                            recovery, so that it writes another history of the same timeline. Nothing was changed; give \
+                            one of them another --cluster name.";
+                return Err(RepositoryError::new(self.shelf.cluster.wal(), what, hint).into());
+            }
+        }
         open.object.write(bytes)?;
         if open.noting.as_mut().is_some_and(|noting| noting.push(bytes).is_err()) {
             // Whoever checks the stream tells of it.
@@ -290,7 +332,6 @@ impl WalSink for StoreWriter {
         }
         if let Some(open) = &self.open
             && open.known > 0
-            && open.filled >= open.known
             && self.publisher.flushed() >= open.start
         {
             self.publisher.reached(Lsn(open.start.0 + open.known));
@@ -313,5 +354,122 @@ impl RestingSink for StoreWriter {
         self.end_part()?;
         self.open = None;
         self.publisher.drain()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::parts::{chain, parts_of, read_parts};
+    use super::*;
+    use crate::repository::{FrameCompression, LocalStore, Repository};
+
+    const MIB: usize = 1 << 20;
+    const START: Lsn = Lsn(2 << 20);
+
+    /// Keeps warnings.
+    #[derive(Default)]
+    struct Voice(Mutex<Vec<String>>);
+
+    impl ReceiveObserver for Voice {
+        fn error(&self, _: &str) {}
+        fn warning(&self, text: &str) {
+            self.0.lock().unwrap().push(text.to_owned());
+        }
+        fn info(&self, _: &str) {}
+        fn note(&self, _: &str) {}
+    }
+
+    /// A writer that goes on with what is in a repository.
+    fn writer(shelf: &Shelf, observer: &Arc<dyn ReceiveObserver>) -> StoreWriter {
+        let start = Start { lsn: START, timeline: TimelineId(1) };
+        let segment = segment();
+        let parts = parts_of(&shelf.names(segment).unwrap(), segment);
+        let old = if parts.is_empty() { OldParts::new() } else { [(segment, parts)].into() };
+        let rules = (WalSegmentSize::new(MIB as u64).unwrap(), Duration::ZERO);
+        let alarm = Alarm::new().unwrap();
+        StoreWriter::begin(shelf.clone(), start, rules, old, observer, &alarm).unwrap()
+    }
+
+    fn segment() -> SegmentName {
+        "000000010000000000000002".parse().unwrap()
+    }
+
+    /// What the parts in a repository come to.
+    fn kept(shelf: &Shelf) -> Vec<u8> {
+        let (chain, _) = chain(&parts_of(&shelf.names(segment()).unwrap(), segment()));
+        let mut content = Vec::new();
+        read_parts(&shelf.repository, &shelf.cluster, segment(), &chain, |_, piece| {
+            content.extend_from_slice(piece);
+            Ok(())
+        })
+        .unwrap();
+        content
+    }
+
+    #[test]
+    fn what_an_earlier_run_kept_counts_once_the_stream_brings_it_again() {
+        let scratch = tempfile::tempdir().unwrap();
+        let repository = Repository::init(Arc::new(LocalStore::new(scratch.path().join("r")))).unwrap();
+        let owner = WalOwner {
+            system_identifier: 7,
+            segment_size: Some(WalSegmentSize::new(MIB as u64).unwrap()),
+            source: "receive",
+        };
+        let compression = FrameCompression::Zstd(1);
+        let shelf = Shelf { repository, cluster: "main".parse().unwrap(), owner, compression };
+        let voice = Arc::new(Voice::default());
+        let observer: Arc<dyn ReceiveObserver> = Arc::<Voice>::clone(&voice);
+        let wal: Vec<u8> =
+            (0..MIB as u32).map(|number| number.wrapping_mul(7_919).to_le_bytes()[1]).collect();
+        let keep = |bytes: &[u8]| {
+            let mut writer = writer(&shelf, &observer);
+            writer.write(START, bytes).unwrap();
+            writer.rest(true).unwrap();
+        };
+        keep(&wal[..5_000]);
+        assert_eq!(kept(&shelf), wal[..5_000]);
+
+        // The same again: nothing counts before it was compared, and all of it then.
+        let mut next = writer(&shelf, &observer);
+        next.write(START, &wal[..4_000]).unwrap();
+        next.settle(Lsn(START.0 + 4_000), true).unwrap();
+        assert_eq!(next.flushed(), START);
+        next.write(Lsn(START.0 + 4_000), &wal[4_000..6_000]).unwrap();
+        next.settle(Lsn(START.0 + 6_000), true).unwrap();
+        next.publisher.drain().unwrap();
+        assert_eq!(next.flushed(), Lsn(START.0 + 6_000));
+        next.rest(true).unwrap();
+        assert_eq!(kept(&shelf), wal[..6_000]);
+
+        // Changed on its way, before a whole record was seen: it goes, and comes once more.
+        let mut other = wal.clone();
+        other[5_500] ^= 1;
+        let mut changed = writer(&shelf, &observer);
+        let refused = changed.write(START, &other[..8_000]).unwrap_err().to_string();
+        assert!(refused.contains("is not what the server sends") && refused.contains("HINT:"), "{refused}");
+        drop(changed);
+        assert_eq!(kept(&shelf), b"");
+        keep(&other[..8_000]);
+        assert_eq!(kept(&shelf), other[..8_000]);
+
+        // What is damaged is told and received once more.
+        let name = WalName::Part { segment: segment(), from: 0, to: 8_000 };
+        let path = scratch.path().join("r").join(name.object(&shelf.cluster));
+        let mut content = std::fs::read(&path).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        std::fs::write(&path, content).unwrap();
+        keep(&wal[..9_000]);
+        assert_eq!(kept(&shelf), wal[..9_000]);
+        let told = voice.0.lock().unwrap().join("\n");
+        assert!(told.contains("it is removed, and received once more"), "{told}");
+
+        // A whole segment takes the place of its parts, those of an earlier run as well.
+        let mut last = writer(&shelf, &observer);
+        last.write(START, &wal).unwrap();
+        last.rest(true).unwrap();
+        assert_eq!(shelf.names(segment()).unwrap(), [segment().to_string()]);
     }
 }

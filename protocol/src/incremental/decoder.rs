@@ -83,6 +83,12 @@ impl IncrementalDecoder {
         self.offset
     }
 
+    /// The numbers of the blocks that have come so far, ascending: all of them once the header is consumed.
+    #[must_use]
+    pub fn numbers(&self) -> &[u32] {
+        &self.numbers
+    }
+
     /// Takes the next event from the front of `input`; `Ok(None)` means that the input is used up.
     ///
     /// # Errors

@@ -13,7 +13,9 @@ mod tests;
 
 pub use change::{Change, Oids, Relations};
 pub use checker::{Before, Unfinished, WalChecker, WalError, WalOrigin};
-pub use content::{BlockImage, BlockReference, Compression, Contents, Record, RecordSink, WalVersion};
+pub use content::{
+    BlockImage, BlockReference, Compression, Contents, Record, RecordSink, Relation, WalVersion,
+};
 pub use manager::Manager;
 pub use page::SegmentStart;
 pub use stretch::{Head, JoinError, StretchSummarizer, Tail, WalStretch};

@@ -19,8 +19,9 @@ use crate::{Lsn, TimelineId};
 /// How many bytes of a record are kept that runs out of a stretch, or into it. Where more of its main data matters, the two
 /// are not joined.
 const KEPT: usize = 16 << 20;
-/// Of a record whose main data does not matter, the first bytes that hold all headers: those of 33 blocks, and of the rest.
-const HEADERS: usize = 1024;
+/// The same of a record whose main data does not matter: more than one with the images of 33 pages has, so that all of these are
+/// whole and their checksums compared. Of longer ones the blocks come first.
+const KEPT_OF_BLOCKS: usize = 512 << 10;
 
 /// What the records of a stretch of log changed.
 #[derive(Clone, Debug)]
@@ -149,7 +150,7 @@ impl StretchSummarizer {
         let end = self.checker.position();
         let tail = self.checker.unfinished().map(|record| {
             let matters = record.bytes.get(17).is_none_or(|manager| main_data_matters(Manager(*manager)));
-            let most = if matters { KEPT } else { HEADERS };
+            let most = if matters { KEPT } else { KEPT_OF_BLOCKS };
             let bytes = record.bytes[..record.bytes.len().min(most)].to_vec();
             Tail { start: record.start, have: record.have, bytes }
         });
@@ -313,6 +314,9 @@ impl Tail {
                 let hex = |checksum| format!("{checksum:08X}");
                 return Err(wrong("content with CRC-32C", &hex(found), &hex(expected)));
             }
+        }
+        if let Some(last) = summarizer.last().filter(|last| *last != record.previous()) {
+            return Err(wrong("a link to", &record.previous(), &last));
         }
         summarizer.add(&record)
     }

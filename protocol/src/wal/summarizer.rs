@@ -78,6 +78,11 @@ impl Summarizer {
         }
     }
 
+    /// Where the last record begins.
+    pub(super) fn last(&self) -> Option<Lsn> {
+        self.links.last
+    }
+
     /// Adds a record, wherever it begins.
     pub(super) fn add(&mut self, record: &Record<'_>) -> Result<(), WalError> {
         let contents = record.decode(&mut self.blocks)?;

@@ -5,10 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pgstrata::basebackup::{
-    BaseBackupConfig, Destination, Observer, Progress, Report, Resources, SyncMethod, WalMethod, run,
-};
-use pgstrata::connect::{ConnectionSettings, GivenSettings, Surroundings};
+use pgstrata::basebackup::{Destination, Report, Resources};
 use pgstrata::failure::Failure;
 use pgstrata::repository::{
     CheckConfig, CheckReport, ClusterName, ExpireConfig, ExpireReport, FrameCompression, LocalStore,
@@ -16,9 +13,8 @@ use pgstrata::repository::{
 };
 use pgstrata::stop::Stop;
 use pgstrata::tracking::ChangesWanted;
-use pgstrata_protocol::basebackup::ManifestOptions;
-use pgstrata_protocol::manifest::ChecksumAlgorithm;
 use pgstrata_tests::fake::{FakeBackup, FakeServer, Member, Script};
+use pgstrata_tests::in_process::{backup_config, run_backup};
 
 pub(crate) fn cluster() -> ClusterName {
     "main".parse().expect("valid")
@@ -31,59 +27,22 @@ pub(crate) fn server() -> FakeServer {
     FakeServer::start(Script::version(18).answer("BASE_BACKUP", fake.reply()))
 }
 
-struct Silence;
-
-impl Observer for Silence {
-    fn warning(&self, _: &str) {}
-
-    fn note(&self, _: &str) {}
-}
-
 /// A backup of it through any store.
 pub(crate) fn backup(server: &FakeServer, store: Arc<dyn Store>) -> Result<Report, Failure> {
-    let conninfo = server.conninfo();
-    let given = GivenSettings {
-        conninfo: Some(&conninfo),
-        host: None,
-        port: None,
-        user: None,
-        database: None,
-        program: Some("retention"),
-    };
-    let surroundings = Surroundings { variable: &|_| None, ..Surroundings::of_process() };
     let mut resources = Resources::for_cores(1);
     (resources.buffers, resources.buffer_size, resources.depth) = (16, 64 << 10, 4);
-    let config = BaseBackupConfig {
-        incremental: None,
-        connection: ConnectionSettings::resolve(&given, &surroundings).expect("a good connection string"),
-        destination: Destination::Repository(RepositoryDestination {
-            repository: Repository::open(store)?,
-            cluster: cluster(),
-            compression: FrameCompression::Lz4,
-            pack_size: PACK_SIZE,
-            // So packs are shared with older backups.
-            reuse: ReuseConfig::default(),
-            changes: ChangesWanted::Auto,
-        }),
-        compression: None,
-        wal: WalMethod::None,
-        label: "retention".into(),
-        fast_checkpoint: true,
-        max_rate_kb: None,
-        manifest: Some(ManifestOptions { checksums: Some(ChecksumAlgorithm::Crc32c), force_encode: false }),
-        server_verifies_pages: true,
-        check_pages: false,
-        estimate_size: false,
-        write_recovery_settings: false,
-        sync: false,
-        sync_method: SyncMethod::Fsync,
-        clean: true,
-        status_interval: Duration::from_secs(10),
-        stall_timeout: Duration::from_secs(30),
-        resources,
-    };
-    let observer: Arc<dyn Observer> = Arc::new(Silence);
-    run(&config, &Arc::new(Progress::default()), &observer, &Stop::new())
+    let destination = Destination::Repository(RepositoryDestination {
+        repository: Repository::open(store)?,
+        cluster: cluster(),
+        compression: FrameCompression::Lz4,
+        pack_size: PACK_SIZE,
+        // So packs are shared with older backups.
+        reuse: ReuseConfig::default(),
+        changes: ChangesWanted::Auto,
+    });
+    let mut config = backup_config(&server.conninfo(), destination, resources);
+    config.sync = false;
+    run_backup(&config, |_| {})
 }
 
 pub(crate) fn local(repo: &Path) -> Arc<dyn Store> {

@@ -51,7 +51,7 @@ fn a_backup_under_the_stock_names_is_silent() {
 fn help_and_version_are_shaped_alike() {
     let scratch = Scratch::new();
     let bin = links(&scratch);
-    for tool in ["pg_basebackup", "pg_receivewal", "pg_verifybackup"] {
+    for tool in ["pg_basebackup", "pg_combinebackup", "pg_receivewal", "pg_verifybackup"] {
         for option in ["--version", "-V"] {
             let finished = Invocation::new(&bin.join(tool), [option]).run();
             let text = finished.expect_success().stdout_text();

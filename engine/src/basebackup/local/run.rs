@@ -163,7 +163,10 @@ impl Run<'_> {
         report.pages_checked = checks_pages;
         report.io_reason = reason;
         // What the feeder of a stream waits for is the server; readers wait for their disks, or for the time to go on.
-        let waited = if self.kept_to_rate(passed, phases.data) { LimitedBy::Rate } else { LimitedBy::Read };
+        let waited = match report.stages.of_readers(counters.compresses) {
+            LimitedBy::Read if self.kept_to_rate(passed, phases.data) => LimitedBy::Rate,
+            by => by,
+        };
         for by in [&mut report.limited_by, &mut report.stages.by] {
             if matches!(by, LimitedBy::ServerSend | LimitedBy::Receive) {
                 *by = waited;

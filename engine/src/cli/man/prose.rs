@@ -58,7 +58,7 @@ pub(super) const CONNECTION_FILES: [(&str, &str); 5] = [
     ("~/.postgresql/postgresql.crt, postgresql.key", "The client's certificate and its key."),
 ];
 
-const PROSE: [(&str, Prose); 8] = [
+const PROSE: [(&str, Prose); 9] = [
     (
         "pgstrata",
         Prose {
@@ -102,6 +102,33 @@ const PROSE: [(&str, Prose); 8] = [
                 (
                     "A tablespace that goes elsewhere:",
                     "{typed} -D /backup/monday -T /srv/space=/backup/space -h db1 -U replicator",
+                ),
+            ],
+            on_signal: None,
+        },
+    ),
+    (
+        "combinebackup",
+        Prose {
+            description: &[
+                "{typed} puts a full backup and the incremental ones that build on it together: the result is the last of \
+                 them, as a full backup that a server starts from. Name them in the order in which they were taken. All \
+                 must be in plain format. The full backup is not changed, and neither are the others.",
+                "Files are put together on all cores. What is read whole is compared with the checksums of its backup's \
+                 manifest, and pages of files that are put together with their own, where the cluster has page checksums.",
+            ],
+            examples: &[
+                (
+                    "Put a week together:",
+                    "{typed} -o /restore/friday /backup/sunday /backup/tuesday /backup/friday",
+                ),
+                (
+                    "Share what is the same with the backups, on btrfs or XFS:",
+                    "{typed} --copy-file-range -o /backup/new /backup/sunday /backup/monday",
+                ),
+                (
+                    "A tablespace goes elsewhere:",
+                    "{typed} -T /backup/space=/srv/space -o /restore/monday /backup/sunday /backup/monday",
                 ),
             ],
             on_signal: None,

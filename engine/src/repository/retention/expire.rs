@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::time::UNIX_EPOCH;
 
+use pgstrata_protocol::TimelineId;
 use serde::Serialize;
 
 use super::super::codec::FrameDecoder;
@@ -15,6 +16,7 @@ use super::super::names::{BackupId, ClusterName};
 use super::super::place::{Repository, now as local_now};
 use super::condemn::{Mark, Marks, Survey, acquit, mark, survey};
 use super::lease::{Lease, LeaseHolder, Purpose, holder, leases};
+use super::lineage::leads_to_newest;
 use super::pin::{Pin, pins};
 use super::rules::{Candidate, Reason, RetentionRules, decide};
 use super::sweep::{plan, sweep};
@@ -225,7 +227,7 @@ impl Run<'_> {
     /// Reads every manifest's summary, and asks the rules. Backups that are being removed already are not asked about.
     fn decide(&self, pins: &[Pin], now: u64) -> Result<Decision, Failure> {
         let marks = Marks::list(self.repository, self.cluster)?;
-        let mut candidates = Vec::new();
+        let (mut candidates, mut ends) = (Vec::new(), Vec::new());
         for id in self.repository.backups(self.cluster)? {
             self.go_on()?;
             let Some((_, summary)) = Manifest::open_summary(self.repository, self.cluster, id)? else {
@@ -233,8 +235,12 @@ impl Run<'_> {
             };
             if !marks.condemns(id) {
                 let pinned = pins.iter().any(|pin| pin.backup == id && pin.holds(now));
-                candidates.push(Candidate { id, ended: summary.ended, pinned });
+                candidates.push(Candidate { id, ended: summary.ended, pinned, leads: false });
+                ends.push(summary.end_lsn.parse().ok().map(|lsn| (TimelineId(summary.end_timeline), lsn)));
             }
+        }
+        if let Some(place) = leads_to_newest(self.repository, self.cluster, &ends)? {
+            candidates[place].leads = true;
         }
         let (mut kept, mut going) = (Vec::new(), Vec::new());
         for (candidate, reasons) in candidates.iter().zip(decide(self.rules, &candidates, now)) {

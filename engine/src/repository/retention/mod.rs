@@ -8,6 +8,7 @@
 mod condemn;
 mod expire;
 mod lease;
+mod lineage;
 #[cfg(test)]
 mod model;
 mod note;

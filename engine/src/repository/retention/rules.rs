@@ -25,6 +25,8 @@ pub enum Reason {
     Age,
     /// The newest that is older than the age.
     ReachesBack,
+    /// The newest that leads to the newest timeline is never removed.
+    LeadsToNewestTimeline,
     /// Pinned.
     Pin,
     /// No rule says what may go.
@@ -38,6 +40,8 @@ pub(super) struct Candidate {
     /// Seconds since 1970.
     pub(super) ended: u64,
     pub(super) pinned: bool,
+    /// Whether it is the newest from which recovery comes to the newest timeline.
+    pub(super) leads: bool,
 }
 
 /// Why each of the backups, sorted by age, is kept; none of these that go has a reason.
@@ -57,6 +61,7 @@ pub(super) fn decide(rules: RetentionRules, backups: &[Candidate], now: u64) -> 
             (kept_by_count, Reason::Count),
             (within(backup), Reason::Age),
             (reaches_back == Some(place), Reason::ReachesBack),
+            (backup.leads, Reason::LeadsToNewestTimeline),
             (backup.pinned, Reason::Pin),
             (rules == RetentionRules::default(), Reason::NoRule),
         ]
@@ -81,6 +86,7 @@ mod tests {
             id: BackupId { seconds: now - day * DAY - 100, random: 0 },
             ended: now - day * DAY,
             pinned: pinned.contains(&day),
+            leads: false,
         });
         let reasons = decide(rules, &backups, now);
         days.into_iter().zip(reasons).filter(|(_, reasons)| !reasons.is_empty()).map(|(day, _)| day).collect()
@@ -110,8 +116,27 @@ mod tests {
     }
 
     #[test]
+    fn what_leads_to_the_newest_timeline_stays() {
+        let backup = |seconds, leads| Candidate {
+            id: BackupId { seconds, random: 0 },
+            ended: seconds,
+            pinned: false,
+            leads,
+        };
+        let rules = RetentionRules { keep: Some(1), keep_for: None };
+        let reasons = decide(rules, &[backup(1, false), backup(2, true), backup(3, false)], 9);
+        let newest = vec![Reason::Newest, Reason::Count];
+        assert_eq!(reasons, [vec![], vec![Reason::LeadsToNewestTimeline], newest]);
+    }
+
+    #[test]
     fn a_clock_that_was_behind_makes_nothing_old() {
-        let backup = |seconds, ended| Candidate { id: BackupId { seconds, random: 0 }, ended, pinned: false };
+        let backup = |seconds, ended| Candidate {
+            id: BackupId { seconds, random: 0 },
+            ended,
+            pinned: false,
+            leads: false,
+        };
         let rules = RetentionRules { keep: None, keep_for: Some(100) };
         let reasons = decide(rules, &[backup(1000, 5), backup(1001, 1001)], 1050);
         assert_eq!(reasons, [vec![Reason::Age], vec![Reason::Newest, Reason::Age]]);

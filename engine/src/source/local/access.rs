@@ -4,8 +4,11 @@
 //! works with plain threads too, for machines and containers that forbid `io_uring`.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+
+use rustix::fs::CWD;
 
 use crate::buffer::{BufferPool, PAGE};
 use crate::failure::Failure;
@@ -37,11 +40,16 @@ const WAYS: [Way; 4] = [
 impl ReadAccess {
     /// The first way that works in the data directory, of those that the back end `wanted` has.
     pub(crate) fn choose(data_directory: &Path, wanted: Option<IoMode>) -> Result<Self, Failure> {
+        Self::by_trying(&data_directory.join(TRIED), wanted)
+    }
+
+    /// The first way that works with a file that is not written to meanwhile, of those that the back end `wanted` has.
+    pub(crate) fn by_trying(path: &Path, wanted: Option<IoMode>) -> Result<Self, Failure> {
         let mut refusals = Vec::new();
         for (disk, files, name) in
             WAYS.into_iter().filter(|(disk, ..)| wanted.is_none_or(|wanted| *disk == wanted))
         {
-            match try_way(data_directory, disk, files) {
+            match try_way(path, disk, files) {
                 Ok(()) if refusals.is_empty() => return Ok(Self { disk, files, reason: name.to_owned() }),
                 Ok(()) => {
                     return Ok(Self { disk, files, reason: format!("{name} ({})", refusals.join("; ")) });
@@ -51,21 +59,21 @@ impl ReadAccess {
         }
         Err(Failure::Target(format!(
             "could not read \"{}\": {}\nHINT: leave --io out to take what works there, or use --io=threads.",
-            data_directory.join(TRIED).display(),
+            path.display(),
             refusals.join("; ")
         )))
     }
 }
 
-fn try_way(data_directory: &Path, disk: IoMode, files: IoMode) -> Result<(), String> {
+fn try_way(path: &Path, disk: IoMode, files: IoMode) -> Result<(), String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         let error = error.to_string();
         format!("{disk}: {what}: {}", error.lines().next().unwrap_or_default())
     };
-    let path = data_directory.join(TRIED);
-    let expected = std::fs::read(&path).map_err(|error| failed("reading", &error))?;
-    let folder = File::open(data_directory).map_err(|error| failed("opening", &error))?;
-    let file = DiskFile::open_read(&folder, TRIED, files).map_err(|error| failed("opening", &error))?;
+    let mut expected = Vec::new();
+    let opened = File::open(path).and_then(|file| file.take(PAGE as u64).read_to_end(&mut expected));
+    opened.map_err(|error| failed("reading", &error))?;
+    let file = DiskFile::open_read(CWD, path, files).map_err(|error| failed("opening", &error))?;
     if files == IoMode::Direct && !file.is_direct() {
         return Err(failed("opening", &"O_DIRECT refused by the file system"));
     }
@@ -84,7 +92,7 @@ fn try_way(data_directory: &Path, disk: IoMode, files: IoMode) -> Result<(), Str
     let completion = done.pop().ok_or("no completion")?;
     completion.result.map_err(|error| failed("reading", &error))?;
     let read = completion.buffer.ok_or("no buffer came back")?;
-    if read.as_slice() == expected {
+    if read.as_slice().get(..expected.len()) == Some(&expected[..]) {
         Ok(())
     } else {
         Err(failed("reading", &"other bytes than through the cache"))

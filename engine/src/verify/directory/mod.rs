@@ -60,6 +60,7 @@ pub use ignore::IgnoreList;
 pub use problem::Problem;
 pub use progress::{VerifyPhase, VerifyProgress};
 pub use report::{NeededWal, VerifyLimit, VerifyReport, VerifySeconds, WorkerSeconds};
+pub(crate) use tree::{Tree, open_base};
 
 use crate::basebackup::process_usage;
 use crate::buffer::BufferPool;
@@ -74,7 +75,6 @@ use reader::Reader;
 use report::{WorkerClock, WorkerTimes};
 use run::Run;
 use tally::Tally;
-use tree::Tree;
 use way::Way;
 
 /// The manifest's name in a backup.

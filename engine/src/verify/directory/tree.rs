@@ -14,7 +14,7 @@ use crate::failure::Failure;
 
 /// A backup's folder, with the folder that was used last kept open.
 #[derive(Debug)]
-pub(super) struct Tree<'a> {
+pub(crate) struct Tree<'a> {
     base: BorrowedFd<'a>,
     last: Option<(Vec<u8>, OwnedFd)>,
     /// Whether reading may leave access times alone, which only the files' owner may ask for.
@@ -22,7 +22,7 @@ pub(super) struct Tree<'a> {
 }
 
 /// Opens the backup's folder itself.
-pub(super) fn open_base(path: &Path) -> Result<OwnedFd, Failure> {
+pub(crate) fn open_base(path: &Path) -> Result<OwnedFd, Failure> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, path, flags, Mode::empty())
         .map_err(|error| Failure::disk("open directory", path, error))
@@ -34,12 +34,12 @@ pub(super) fn is_tablespace(path: &[u8]) -> bool {
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(base: BorrowedFd<'a>) -> Self {
+    pub(crate) fn new(base: BorrowedFd<'a>) -> Self {
         Self { base, last: None, leaves_times: true }
     }
 
     /// Opens a folder for reading its entries; the empty path is the backup itself.
-    pub(super) fn open_folder(&mut self, path: &[u8]) -> io::Result<OwnedFd> {
+    pub(crate) fn open_folder(&mut self, path: &[u8]) -> io::Result<OwnedFd> {
         let (parent, name) = split(path);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | follow(path);
         if name.is_empty() {
@@ -49,7 +49,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Opens a file for reading. Never waits, even where a FIFO lies in its place.
-    pub(super) fn open_file(&mut self, path: &[u8]) -> io::Result<OwnedFd> {
+    pub(crate) fn open_file(&mut self, path: &[u8]) -> io::Result<OwnedFd> {
         let (parent, name) = split(path);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         if self.leaves_times {
