@@ -19,8 +19,9 @@ const FREE_SPACE: u32 = 1;
 const VISIBILITY: u32 = 2;
 
 /// The blocks of a heap that a page of its visibility map stands for (`HEAPBLOCKS_PER_PAGE`, `visibilitymap.c`): two bits each in
-/// what the page's header leaves.
-const HEAP_BLOCKS_PER_MAP_PAGE: u32 = (PAGE_SIZE as u32 - 24) * 4;
+/// what the page's header leaves of it.
+const HEAP_BLOCKS_PER_MAP_PAGE: u32 = 8168 * 4;
+const _: () = assert!(HEAP_BLOCKS_PER_MAP_PAGE as usize == (PAGE_SIZE - 24) * 4);
 
 /// Fills a table of block references from the records whose beginnings lie in a range.
 #[derive(Debug)]
