@@ -18,7 +18,7 @@ use super::manifest::Manifest;
 use super::names::PackId;
 use super::object_reader::ObjectReader;
 use super::pack_ledger::PackLedger;
-use super::records::{BLOCK, Extent, FileRecord, PackRecord};
+use super::records::{BLOCK, BadRecord, Extent, FileRecord, PackRecord};
 use crate::failure::Failure;
 use crate::stop::Stop;
 use crate::tracking::Placed;
@@ -85,7 +85,8 @@ impl BaseBackup {
             let mut rest = bytes;
             loop {
                 let offset = bytes.len() - rest.len();
-                let Some(file) = FileRecord::decode(&mut rest).map_err(|error| bad(object, number, error))?
+                let Some(file) =
+                    FileRecord::decode(&mut rest).map_err(|error| bad(object, number, &error))?
                 else {
                     break;
                 };
@@ -319,7 +320,7 @@ impl BaseFiles {
         }
         let (_, bytes) = self.frames.last().expect("it was just put there");
         let mut record = bytes.get(known.plain as usize - 1..).unwrap_or_default();
-        let file = FileRecord::decode(&mut record).map_err(|error| bad(object, number, error))?;
+        let file = FileRecord::decode(&mut record).map_err(|error| bad(object, number, &error))?;
         Ok(file.filter(|file| file.path == path))
     }
 }
@@ -330,7 +331,7 @@ fn hash(key: &Hash, path: &[u8]) -> Hash {
     *blake3::keyed_hash(key, path).as_bytes()
 }
 
-fn bad(object: &ObjectReader, number: u32, error: super::records::BadRecord) -> Failure {
+fn bad(object: &ObjectReader, number: u32, error: &BadRecord) -> Failure {
     let what = format!("frame {number}: {error}");
     if error.unknown {
         RepositoryError::unknown(object.name(), what).into()

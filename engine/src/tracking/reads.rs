@@ -95,7 +95,7 @@ mod tests {
                 prop_assert_eq!(within[within.len() - 1].end(), one.blocks.end());
                 brought.extend_from_slice(within);
             }
-            prop_assert_eq!(join_runs(brought), runs.clone());
+            prop_assert_eq!(join_runs(brought), &runs[..]);
             prop_assert!(read <= blocks_of(&runs) + blocks_of(&runs) / ALONG);
         }
     }

@@ -157,7 +157,10 @@ fn touched(references: &BlockReferences, file: &RelationFile) -> Touched {
 mod tests {
     use super::*;
 
-    fn blocks(references: &BlockReferences, path: &str) -> Option<(Option<u32>, Vec<(u32, u32)>)> {
+    /// A limit, and runs as their first blocks and lengths; none for a file of which nothing is kept.
+    type Known = Option<(Option<u32>, Vec<(u32, u32)>)>;
+
+    fn blocks(references: &BlockReferences, path: &str) -> Known {
         let file = RelationFile::parse(path.as_bytes()).expect("a relation's file");
         match touched(references, &file) {
             Touched::Blocks { limit, runs } => {

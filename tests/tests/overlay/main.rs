@@ -4,7 +4,9 @@ mod sample;
 mod workload;
 
 use std::fs;
+use std::process::Command;
 
+use pgstrata::postmaster::Shutdown;
 use pgstrata_tests as harness;
 use pgstrata_tests::{Source, Workload, pgstrata};
 use sample::{Sample, quiet};
@@ -138,4 +140,81 @@ fn settle(source: &Source) {
     let sql = source.sql();
     sql.execute("SELECT 1 FROM pg_database, pg_authid, pg_tablespace, pg_proc WHERE false");
     sql.execute("SET enable_indexscan = off; SET enable_bitmapscan = off; SELECT count(*) FROM pg_database; CHECKPOINT");
+}
+
+/// A promoted copy and the server that it was made of share a past, and no more.
+#[test]
+fn only_a_backup_of_the_same_past_is_laid_under_another() {
+    let major = 17;
+    let builder = quiet(major).setting("summarize_wal", "on").with(Workload::empty().rows(300));
+    let mut sample = Sample::of(builder.start());
+    let sql = sample.source.sql();
+    sql.execute("CREATE TABLE kept AS SELECT n, repeat('x', 300) AS t FROM generate_series(1, 20000) AS n");
+    let shared = sample.backup(&[]);
+    let id = |summary: &Value| summary["stored"]["backup"].as_str().unwrap().to_owned();
+    sql.execute("UPDATE kept SET t = 'before' WHERE n % 100 = 0");
+    drop(sql);
+    // A copy with all that there was, and then each goes its own way.
+    let stopped = sample.source.stop(Shutdown::Fast);
+    let copy = sample.source.dir("promoted");
+    let copied = Command::new("cp").arg("-a").args([stopped.data_dir(), &copy]).status();
+    assert!(copied.expect("cp").success());
+    fs::write(copy.join("standby.signal"), "").unwrap();
+    sample.source.restart(&stopped);
+    let sql = sample.source.sql();
+    sql.execute("UPDATE kept SET t = 'on the old timeline' WHERE n % 50 = 0");
+    sql.execute("CHECKPOINT");
+    let old_way = sample.backup(&[]);
+    assert_eq!(old_way["stored"]["parent"], id(&shared).as_str(), "{old_way}");
+    sample.expect_same(&old_way);
+
+    let settings =
+        [("summarize_wal", "on"), ("wal_level", "replica"), ("autovacuum", "off"), ("max_wal_senders", "10")];
+    let adopted = sample.source.adopt(&copy).unwrap();
+    let promoted = adopted.start(&settings).unwrap_or_else(|error| panic!("{error}"));
+    let there = harness::sql(&promoted);
+    there.execute("SELECT pg_promote()");
+    harness::wait_until("promoted", || there.value::<u32>("SELECT (NOT pg_is_in_recovery())::int") == 1);
+    there.execute("UPDATE kept SET t = 'on the new timeline' WHERE n % 70 = 0");
+    there.execute("CHECKPOINT");
+    for source in sources(major) {
+        // The newest backup is of what was left: the one before it lies on the way.
+        let name = format!("of {source}");
+        let new_way =
+            sample.run_at(&promoted, "main", &["--changes", source]).run().expect_success().json_summary();
+        assert_eq!(new_way["timeline"], 2, "{new_way}");
+        assert_eq!(changes(&new_way, "source"), source);
+        let parent = new_way["stored"]["parent"].as_str().unwrap();
+        assert_ne!(parent, id(&old_way), "{new_way}");
+        let differences = sample.differences_from(&new_way, &copy);
+        assert!(differences.is_empty(), "{name}: {}", differences.join("\n"));
+    }
+    // And the other way round: what the promoted server has is no past of the old one's.
+    let last = sample.backup(&[]);
+    assert_eq!(last["stored"]["parent"], id(&old_way).as_str(), "{last}");
+    sample.expect_same(&last);
+    sample.command("verify").arg("--json").run().expect_success();
+}
+
+/// Page checksums that were switched on change every page, and no LSN.
+#[test]
+fn checksums_that_came_make_a_full_backup() {
+    let checksums =
+        harness::program(15).expect("15").companion("pg_checksums").expect("a complete installation");
+    let mut sample = Sample::of(quiet(15).checksums(false).with(Workload::empty().rows(300)).start());
+    sample.backup(&[]);
+    // Without them pages do not tell.
+    let refused = sample.run_of("main", &["--changes", "pages"]).run();
+    refused.expect_failure().expect_stderr("no page checksums").expect_stderr("HINT: ");
+    let stopped = sample.source.stop(Shutdown::Fast);
+    let enabled = Command::new(checksums).args(["--enable", "-D"]).arg(stopped.data_dir()).output();
+    assert!(enabled.expect("pg_checksums").status.success());
+    sample.source.restart(&stopped);
+    let full = sample.backup(&[]);
+    assert_eq!(changes(&full, "source"), "full", "{full}");
+    assert!(
+        full["stored"]["changes"]["passed_over"][0]["why"].as_str().unwrap().contains("page checksums"),
+        "{full}"
+    );
+    sample.expect_same(&full);
 }

@@ -87,7 +87,8 @@ impl Sample {
         self.differences_from(summary, self.source.data_dir())
     }
 
-    fn differences_from(&self, summary: &Value, data: &Path) -> Vec<String> {
+    /// As [`differences`](Self::differences), for another data directory.
+    pub(crate) fn differences_from(&self, summary: &Value, data: &Path) -> Vec<String> {
         let stored = &summary["stored"];
         let manifest = self.manifest(stored["cluster"].as_str().unwrap(), stored["backup"].as_str().unwrap());
         let mut reader = MapReader { manifest: &manifest, frames: HashMap::new() };
