@@ -47,7 +47,7 @@ fn all(major: u32) {
     gaps::are_named(&bench, span);
     changes::over_a_switch_of_timelines(&mut bench, span);
     gaps::nothing_is_waited_for_in_vain(&bench, span.0);
-    tool::beside_the_stock_tool(&bench);
+    tool::beside_the_stock_tool(&bench, major);
 }
 
 /// A server that summarises, and the tools of its version.
