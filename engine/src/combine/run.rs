@@ -153,7 +153,8 @@ fn attempt(
     let tablespaces = tablespaces::scan(&last.path, config, observer)?;
     let outside = tablespaces.iter().filter(|tablespace| !tablespace.in_place);
     let places = || std::iter::once(&config.output).chain(outside.clone().map(|tablespace| &tablespace.to));
-    let sources = tablespaces.iter().filter(|tablespace| !tablespace.in_place).map(|tablespace| &tablespace.from);
+    let sources =
+        tablespaces.iter().filter(|tablespace| !tablespace.in_place).map(|tablespace| &tablespace.from);
     let inputs: Vec<_> = config.backups.iter().chain(sources).collect();
     for place in places() {
         check_apart(place, &inputs)?;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pgstrata_protocol::BlockNumber;
 use pgstrata_protocol::manifest::{Checksum, ChecksumAlgorithm, ManifestFile, ModifiedTime};
 use pgstrata_protocol::names::RelationFile;
-use pgstrata_protocol::BlockNumber;
 use pgstrata_protocol::page::PAGE_SIZE;
 
 use super::assembly::{Assembly, Content, Destination, Sums};
