@@ -42,7 +42,7 @@ fn segment(images: u64) -> Vec<u8> {
     let (mut log, mut random) = (Vec::with_capacity(SEGMENT), Random(0x9E37_79B9_7F4A_7C15));
     let mut previous = START - 64;
     while log.len() + 3 * PAGE < SEGMENT {
-        let begins_page = log.len() % PAGE == 0;
+        let begins_page = log.len().is_multiple_of(PAGE);
         if begins_page {
             page(&mut log, 0);
         }
@@ -52,7 +52,7 @@ fn segment(images: u64) -> Vec<u8> {
         previous = start;
         log.resize(log.len().next_multiple_of(8), 0);
     }
-    if log.len() % PAGE == 0 {
+    if log.len().is_multiple_of(PAGE) {
         page(&mut log, 0);
     }
     // A switch leaves the rest unused.
@@ -81,7 +81,7 @@ fn page(log: &mut Vec<u8>, remaining: usize) {
 
 fn spread(log: &mut Vec<u8>, mut record: &[u8]) {
     while !record.is_empty() {
-        if log.len() % PAGE == 0 {
+        if log.len().is_multiple_of(PAGE) {
             page(log, record.len());
         }
         let (now, later) = record.split_at(record.len().min(PAGE - log.len() % PAGE));
@@ -96,7 +96,7 @@ fn record(random: &mut Random, previous: u64, images: u64) -> Vec<u8> {
     let relation = 16384 + random.below(8) * 2 + u32::from(manager == 11);
     let block = random.below(40_000);
     let length = 20 + u16::try_from(random.below(60)).expect("short");
-    let image = images > 0 && random.next() % images == 0;
+    let image = images > 0 && random.next().is_multiple_of(images);
     let mut body = vec![0, if image { 0x30 } else { 0x20 }];
     body.extend(length.to_le_bytes());
     let stored = 5000 + u16::try_from(random.below(3000)).expect("short");

@@ -203,7 +203,9 @@ fn chains(major: u32, options_of_longest: &[&[&str]]) {
     chain.ours(&chain.backups, &["--workers", "3"], &ours).expect_success().expect_stderr("limited by");
     Invocation::new(&chain.stock.tool("pg_verifybackup"), [&ours]).run().expect_success();
     harness::pgstrata(["verifybackup"]).arg(&ours).run().expect_success();
-    let copy = chain.source.boot(&ours);
+    let adopted = chain.source.adopt(&ours).expect("a copy");
+    let copy = adopted.start(&[("allow_in_place_tablespaces", "on")]);
+    let copy = copy.unwrap_or_else(|error| panic!("{error}"));
     harness::compare(&chain.source, &copy);
 }
 
@@ -355,8 +357,10 @@ fn refused_in_the_same_words() {
         finished.expect_success().expect_stderr("pg_combinebackup: warning: file \"");
         remove(&output);
     }
-    let finished =
-        harness::pgstrata(["combinebackup", "-o"]).arg(chain.backups[0].join("inside")).arg(&full).run();
+    let finished = harness::pgstrata(["combinebackup", &mapping, "-o"])
+        .arg(chain.backups[0].join("inside"))
+        .arg(&full)
+        .run();
     finished.expect_failure().expect_stderr("lies within the backup");
 }
 

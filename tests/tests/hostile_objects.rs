@@ -58,11 +58,11 @@ fn objects_that_nobody_should_have_written_are_refused_in_bounded_memory() {
         }
         // Several at once, among them lengths and counts as large as can be.
         for _ in 0..100 {
-            let mut input = vec![which, if chance.byte() % 4 == 0 { CHANGED } else { REPAIRED }];
+            let mut input = vec![which, if chance.byte().is_multiple_of(4) { CHANGED } else { REPAIRED }];
             for _ in 0..1 + chance.below(4) {
                 let near_the_end = length - 1 - chance.below(length.min(300));
-                let place = if chance.byte() % 2 == 0 { near_the_end } else { chance.below(length) };
-                let flipped = if chance.byte() % 2 == 0 { 0xff } else { chance.byte() };
+                let place = if chance.byte().is_multiple_of(2) { near_the_end } else { chance.below(length) };
+                let flipped = if chance.byte().is_multiple_of(2) { 0xff } else { chance.byte() };
                 input.extend(change(place, flipped, chance.byte()));
             }
             sample.examine(&input);
@@ -71,11 +71,11 @@ fn objects_that_nobody_should_have_written_are_refused_in_bounded_memory() {
         for _ in 0..100 {
             let mut input = vec![which, FRAMES];
             for _ in 0..1 + chance.below(4) {
-                let most = if chance.byte() % 8 == 0 { 65_536 } else { 200 };
+                let most = if chance.byte().is_multiple_of(8) { 65_536 } else { 200 };
                 let plain = chance.below(most);
                 let [low, high] = u16::try_from(plain).expect("bounded").to_le_bytes();
                 input.extend([chance.byte(), chance.byte(), low, high]);
-                let zeros = chance.byte() % 2 == 0;
+                let zeros = chance.byte().is_multiple_of(2);
                 input.extend((0..plain).map(|_| if zeros { 0 } else { chance.byte() }));
             }
             sample.examine(&input);

@@ -196,7 +196,7 @@ impl Sample {
                 let (found, problems) = (self.read_all(), self.problems());
                 match found {
                     Ok(content) => {
-                        assert!(content == self.content, "{}: it says something else", object.name)
+                        assert!(content == self.content, "{}: it says something else", object.name);
                     }
                     Err(failure) => assert!(
                         !matches!(problems, Ok(problems) if problems.is_empty()),

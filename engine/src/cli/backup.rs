@@ -36,11 +36,10 @@ enum Source {
 }
 
 /// What says what changed since an older backup.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum ChangesArg {
     /// The cheapest source that covers what lies between
-    #[default]
     Auto,
     /// The server's WAL summaries (17 and newer)
     Server,
@@ -170,7 +169,8 @@ impl BackupArgs {
             (false, Some(given)) => given.wanted(),
             // Everything is stored anew.
             (false, None) if self.reuse == "none" => ChangesWanted::Full,
-            (false, None) => configured.unwrap_or_default().wanted(),
+            // Nobody asked for more.
+            (false, None) => configured.map_or(ChangesWanted::Full, ChangesArg::wanted),
         };
         match wanted {
             ChangesWanted::Full | ChangesWanted::Auto => Ok(wanted),

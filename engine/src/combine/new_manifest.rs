@@ -42,12 +42,11 @@ impl NewManifest {
         let spawned = thread::Builder::new().name("manifest".into()).spawn(move || {
             let _told = stop.tell_of_panics("the manifest's writer");
             let written = write(file, system_identifier, &entries, &ranges, &path);
-            if written.is_err() {
-                stop.throw_quietly();
-                // Nobody is to wait for room.
-                while entries.recv().is_ok() {}
-            }
-            written
+            let Err(failure) = written else { return Ok(()) };
+            stop.throw(failure);
+            // Nobody is to wait for room.
+            while entries.recv().is_ok() {}
+            Err(Failure::Stopped)
         });
         let thread = spawned.map_err(|error| Failure::disk("start thread", "manifest", error))?;
         Ok((Self { thread }, sender))

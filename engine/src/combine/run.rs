@@ -153,8 +153,11 @@ fn attempt(
     let tablespaces = tablespaces::scan(&last.path, config, observer)?;
     let outside = tablespaces.iter().filter(|tablespace| !tablespace.in_place);
     let places = || std::iter::once(&config.output).chain(outside.clone().map(|tablespace| &tablespace.to));
+    let sources =
+        tablespaces.iter().filter(|tablespace| !tablespace.in_place).map(|tablespace| &tablespace.from);
+    let inputs: Vec<_> = config.backups.iter().chain(sources).collect();
     for place in places() {
-        check_apart(place, &config.backups)?;
+        check_apart(place, &inputs)?;
         claim(config, taken, place, folder_mode, observer)?;
     }
     let mut run = Run {
@@ -330,7 +333,7 @@ fn claim(
 }
 
 /// Refuses an output within a backup: it would be walked while it is written, and the backup be no longer what it was.
-fn check_apart(place: &Path, backups: &[PathBuf]) -> Result<(), Failure> {
+fn check_apart(place: &Path, backups: &[&PathBuf]) -> Result<(), Failure> {
     let real = |path: &Path| {
         let path = std::path::absolute(path).ok()?;
         path.ancestors().find_map(|above| {

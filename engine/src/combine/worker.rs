@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pgstrata_protocol::BlockNumber;
 use pgstrata_protocol::manifest::{Checksum, ChecksumAlgorithm, ManifestFile, ModifiedTime};
 use pgstrata_protocol::names::RelationFile;
 use pgstrata_protocol::page::PAGE_SIZE;
@@ -110,7 +111,10 @@ impl<'a> Worker<'a> {
                 self.check_size(&full, &task.path)?;
                 sources.push(full);
                 let relation = RelationFile::parse(&task.path).filter(|_| block_size as usize == PAGE_SIZE);
-                let first_block = relation.map(|relation| relation.first_block());
+                // By the cluster's own size of segments, which a build can choose.
+                let segment_blocks = chain.geometry.segment_blocks();
+                let first_block =
+                    relation.map(|relation| BlockNumber(relation.segment.saturating_mul(segment_blocks)));
                 return Ok(Content::Blocks { plan, sources, block_size, first_block });
             }
             let older = SourceFile::open(chain, &mut self.trees, backup, &partial)?;

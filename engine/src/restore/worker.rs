@@ -263,6 +263,7 @@ impl Worker {
         uses: &[Use],
     ) -> Result<Option<(u64, PageBuffer)>, Failure> {
         let mut buffer = None::<PageBuffer>;
+        let end = offset + uses.iter().map(|one| u64::from(one.length)).sum::<u64>();
         for one in uses {
             let Use { pack, frame, begin, length, whole } = *one;
             let (begin, length) = (begin as usize, length as usize);
@@ -278,7 +279,8 @@ impl Worker {
                     Some(buffer) => buffer,
                     None => self.pool.take().ok_or(Failure::Stopped)?,
                 };
-                if whole && filling.remaining() >= length {
+                // Not where a part of it went into the buffer before.
+                if whole && done == 0 && filling.remaining() >= length {
                     // Unpacked where it is written from.
                     let end = filling.len() + length;
                     self.frames.frame_into(pack, frame, &mut filling.spare_mut()[..length])?;
@@ -292,6 +294,8 @@ impl Worker {
                 buffer = Some(filling);
             }
         }
+        let reached = offset + buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
+        assert_eq!(reached, end, "a file is put together of what its map says, and of nothing else");
         Ok(buffer.map(|buffer| (offset, buffer)))
     }
 }

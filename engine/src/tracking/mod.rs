@@ -21,7 +21,8 @@ pub use overlay::{BlockRun, Overlay, Placed};
 pub(crate) use overlay::{Cursor, FRAGMENTS_MAX, MapBuilder, blocks_of, join_runs};
 pub(crate) use pages::is_changed;
 pub(crate) use parent::{
-    BaseChoice, Basis, CANDIDATES, History, Parent, check_blocks, check_control, check_history, is_looked_up,
+    BaseChoice, Basis, CANDIDATES, History, Parent, check_blocks, check_control, check_history,
+    check_identity, identity, is_looked_up,
 };
 pub(crate) use plan::{FileFacts, Over, Plan, Planner, SPARSE_PERCENT, Stored, Tally};
 pub(crate) use reads::BlockReads;

@@ -3,6 +3,7 @@
 //! It must be one of the same history: every change that its files may hold, up to its end, was made before this backup's
 //! start on the way that leads there. Otherwise pages that nobody changed since would be taken from a past that is none.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use pgstrata_protocol::control::ControlFile;
@@ -10,6 +11,8 @@ use pgstrata_protocol::names::{Fork, RelationFile};
 use pgstrata_protocol::page::{PAGE_SIZE, SEGMENT_BLOCKS};
 use pgstrata_protocol::replication::{BackupPosition, TimelineHistory};
 use pgstrata_protocol::{Lsn, TimelineId};
+
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use crate::failure::Failure;
 use crate::repository::{BackupSummary, BaseBackup, BaseFiles};
@@ -73,6 +76,36 @@ pub(crate) fn is_looked_up(path: &[u8]) -> bool {
 }
 
 const CONTROL_FILE: &[u8] = b"global/pg_control";
+
+/// What tells a data directory from a copy of it: the inode and the birth of its control file, which a server updates in place as
+/// long as it lives (`update_controlfile`, `common/controldata_utils.c`) and which every restore makes anew. None where the
+/// file system keeps no births.
+///
+/// Positions and timelines alone do not: a backup that is started without recovery goes on along its old timeline, and so do
+/// two copies that are promoted without knowing of each other.
+pub(crate) fn identity(data_directory: &Path) -> Option<String> {
+    let path = data_directory.join("global/pg_control");
+    let facts = rustix::fs::statx(CWD, &path, AtFlags::empty(), StatxFlags::BTIME | StatxFlags::INO).ok()?;
+    let born = &facts.stx_btime;
+    let is_known = facts.stx_mask & StatxFlags::BTIME.bits() != 0 && born.tv_sec > 0;
+    is_known.then(|| format!("{}-{}.{:09}", facts.stx_ino, born.tv_sec, born.tv_nsec))
+}
+
+/// Whether a backup is of the data directory that is backed up now.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn check_identity(summary: &BackupSummary, now: Option<&str>) -> Result<(), String> {
+    let then = summary.changes.as_ref().and_then(|changes| changes.data_directory.as_deref());
+    match (then, now) {
+        (Some(then), Some(now)) if then == now => Ok(()),
+        (_, None) => Err("the file system of the data directory does not tell when files were made".into()),
+        (None, _) => Err("it does not say which data directory it is of".into()),
+        (Some(_), Some(_)) => {
+            Err("it is of another data directory, or this one was restored or copied since".into())
+        }
+    }
+}
 
 /// Whether a backup belongs to the past of a backup that starts at `start`, whose timeline has this history.
 ///
@@ -215,6 +248,31 @@ mod tests {
         let start = BackupPosition { lsn: Lsn(0x600), timeline: TimelineId(1) };
         check_history(&summary(("0/100", 1), ("0/600", 1)), start, &None).expect("the first timeline");
         check_history(&summary(("0/100", 2), ("0/300", 2)), start, &None).expect_err("another");
+    }
+
+    #[test]
+    fn a_copy_is_another_data_directory() {
+        let place = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(place.path().join("global")).expect("made");
+        let control = place.path().join("global/pg_control");
+        std::fs::write(&control, [1; 10]).expect("written");
+        let Some(first) = identity(place.path()) else { return };
+        let of = |data_directory: Option<&str>| BackupSummary {
+            changes: Some(crate::tracking::ChangesSummary {
+                data_directory: data_directory.map(str::to_owned),
+                ..Default::default()
+            }),
+            ..BackupSummary::default()
+        };
+        // Updated in place.
+        std::fs::OpenOptions::new().write(true).open(&control).expect("opened").set_len(5).expect("changed");
+        check_identity(&of(Some(&first)), identity(place.path()).as_deref()).expect("the same");
+        check_identity(&of(None), Some(&first)).expect_err("unknown");
+        check_identity(&BackupSummary::default(), Some(&first)).expect_err("unknown");
+        check_identity(&of(Some(&first)), None).expect_err("unknown now");
+        std::fs::copy(&control, place.path().join("copy")).expect("copied");
+        std::fs::rename(place.path().join("copy"), &control).expect("replaced");
+        check_identity(&of(Some(&first)), identity(place.path()).as_deref()).expect_err("a copy");
     }
 
     fn summary(begin: (&str, u32), end: (&str, u32)) -> BackupSummary {

@@ -58,6 +58,9 @@ pub struct ChangesSummary {
     /// Sources that were not taken, or why no backup could be laid under this one.
     #[serde(default)]
     pub passed_over: Vec<PassedOver>,
+    /// Which data directory it is of: see [`super::identity`]. None where that cannot be told.
+    #[serde(default)]
+    pub data_directory: Option<String>,
     /// The position since which changes were looked for.
     #[serde(default)]
     pub since: Option<String>,

@@ -9,7 +9,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -197,10 +197,8 @@ impl Getting<'_> {
             segment.number = segment.number.checked_add(number as u64 + 1)?;
             Some(SegmentName::of(segment, size))
         };
-        if self.config.ahead > 0 {
-            self.known.note(self.repository.id());
-        }
         let (next, end) = (AtomicUsize::new(0), AtomicUsize::new(self.config.ahead));
+        let spooled = AtomicBool::new(false);
         let work = || {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -215,13 +213,15 @@ impl Getting<'_> {
                 let put = object.and_then(|object| {
                     object.map_or(Ok(false), |object| self.spool.put(segment, &object).map(|()| true))
                 });
-                if !matches!(put, Ok(true)) {
+                if matches!(put, Ok(true)) {
+                    spooled.store(true, Ordering::Relaxed);
+                } else {
                     // Where the archive ends, or is in trouble: nothing behind is of use now.
                     end.fetch_min(number, Ordering::Relaxed);
                 }
             }
         };
-        thread::scope(|scope| {
+        let outcome = thread::scope(|scope| {
             for _ in 1..self.config.jobs.min(self.config.ahead + 1) {
                 scope.spawn(work);
             }
@@ -232,7 +232,11 @@ impl Getting<'_> {
                 end.store(0, Ordering::Relaxed);
             }
             own
-        })
+        });
+        if spooled.into_inner() {
+            self.known.note(self.repository.id());
+        }
+        outcome
     }
 
     /// Recovery is at the end of what the archive has.

@@ -75,6 +75,8 @@ impl Overlap {
         if end == 0 {
             return Ok(None);
         }
+        // An earlier run may have been killed behind a rename and ahead of its sync.
+        shelf.sync_folder(segment)?;
         let mut length = Length::of(shelf.owner.system_identifier, segment, size);
         let mut hasher = blake3::Hasher::new();
         each(shelf, segment, &chained, |piece| {

@@ -109,7 +109,14 @@ impl Shelf {
             object.publish()?;
         }
         parts.remove(&(0, keep));
-        self.remove(segment, &parts)
+        self.remove(segment, &parts)?;
+        // What is known to be wrong is not to come back after a crash.
+        self.sync_folder(segment)
+    }
+
+    /// Makes names in a segment's folder durable.
+    pub(super) fn sync_folder(&self, segment: SegmentName) -> Result<(), Failure> {
+        self.repository.store().sync_folder(&self.cluster.wal_folder(segment.timeline, segment.high))
     }
 
     /// Removes parts.

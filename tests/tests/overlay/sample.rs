@@ -38,7 +38,9 @@ impl Sample {
         let conninfo = server.socket_conninfo();
         let run =
             self.command("backup").args(["--cluster", cluster, "-c", "fast", "--json", "-d", &conninfo]);
-        run.arg("-D").arg(server.cluster().data_dir()).args(options)
+        let run = run.arg("-D").arg(server.cluster().data_dir()).args(options);
+        let says = |option: &&str| ["--changes", "--full"].contains(option);
+        if options.iter().any(says) { run } else { run.args(["--changes", "auto"]) }
     }
 
     pub(crate) fn backup_of(&self, cluster: &str, options: &[&str]) -> Value {

@@ -44,10 +44,10 @@ fn all(major: u32) {
         settings.iter().fold(harness::cluster(major), |made, (name, value)| made.setting(name, value));
     let mut bench = Bench { source: source.start(), stock };
     let span = changes::touched_and_nothing_else(&bench);
-    tool::beside_the_stock_tool(&bench);
     gaps::are_named(&bench, span);
     changes::over_a_switch_of_timelines(&mut bench, span);
     gaps::nothing_is_waited_for_in_vain(&bench, span.0);
+    tool::beside_the_stock_tool(&bench, major);
 }
 
 /// A server that summarises, and the tools of its version.

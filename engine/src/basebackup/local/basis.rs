@@ -15,7 +15,7 @@ use crate::repository::{Manifest, RepositoryDestination, RepositoryWriting};
 use crate::tracking::{
     ArchiveRange, BaseChoice, Basis, CANDIDATES, ChangeSource, Changes, ChangesAsked, ChangesSummary,
     ChangesWanted, History, Parent, PassedOver, ServerChanges, SummaryPlace, archive_changes, check_blocks,
-    check_history, server_changes,
+    check_history, check_identity, server_changes,
 };
 
 /// What is known of the cluster.
@@ -25,6 +25,8 @@ pub(super) struct BasisFacts<'a> {
     pub(super) control: &'a ControlFile,
     pub(super) segment_size: WalSegmentSize,
     pub(super) data_directory: &'a Path,
+    /// Which one that is, as far as it can be told.
+    pub(super) identity: Option<String>,
 }
 
 /// What a backup is laid over, and how that came.
@@ -53,7 +55,7 @@ impl Run<'_> {
         }
         let basis = match check_blocks(control) {
             Err(why) => Basis::Nothing(why),
-            Ok(()) => self.find_parent(runtime, (start, control), writing)?,
+            Ok(()) => self.find_parent(runtime, (start, control, facts.identity.as_deref()), writing)?,
         };
         let parent = match basis {
             Basis::Nothing(why) if wanted == ChangesWanted::Auto => {
@@ -120,11 +122,16 @@ impl Run<'_> {
             let known = server_changes(&mut session, &asked).await?;
             session.close().await;
             Ok(known)
-        })?;
-        Ok(match known {
-            ServerChanges::Known { changes, .. } => Ok(Changes::Wal(changes)),
-            ServerChanges::Unknown(why) => Err(why),
-        })
+        });
+        match known {
+            Ok(ServerChanges::Known { changes, .. }) => Ok(Ok(Changes::Wal(changes))),
+            Ok(ServerChanges::Unknown(why)) => Ok(Err(why)),
+            // This connection is one more than a backup needs: there are other sources.
+            Err(failure) => match BaseChoice::of(failure) {
+                BaseChoice::Failed(failure) => Err(failure),
+                BaseChoice::Unfit(why) => Ok(Err(why)),
+            },
+        }
     }
 
     /// What the WAL says that is archived, or still in `pg_wal`.
@@ -161,7 +168,7 @@ impl Run<'_> {
     fn find_parent(
         &self,
         runtime: &ControlRuntime,
-        (start, control): (BackupPosition, &ControlFile),
+        (start, control, identity): (BackupPosition, &ControlFile, Option<&str>),
         writing: &mut RepositoryWriting,
     ) -> Result<Basis, Failure> {
         let mut backups = writing.older_backups()?;
@@ -173,7 +180,7 @@ impl Run<'_> {
         };
         let mut first = None;
         for id in backups {
-            match self.try_parent((id, start, control), &history, writing) {
+            match self.try_parent((id, start, control, identity), &history, writing) {
                 Ok(parent) => return Ok(Basis::Parent(parent, history)),
                 Err(BaseChoice::Failed(failure)) => return Err(failure),
                 Err(BaseChoice::Unfit(why)) => {
@@ -186,7 +193,12 @@ impl Run<'_> {
 
     fn try_parent(
         &self,
-        (id, start, control): (crate::repository::BackupId, BackupPosition, &ControlFile),
+        (id, start, control, identity): (
+            crate::repository::BackupId,
+            BackupPosition,
+            &ControlFile,
+            Option<&str>,
+        ),
         history: &History,
         writing: &mut RepositoryWriting,
     ) -> Result<Parent, BaseChoice> {
@@ -199,6 +211,7 @@ impl Run<'_> {
         if summary.system_identifier != control.system_identifier {
             return Err(BaseChoice::Unfit(format!("it is of system {}", summary.system_identifier)));
         }
+        check_identity(summary, identity).map_err(BaseChoice::Unfit)?;
         let since = check_history(summary, start, history).map_err(BaseChoice::Unfit)?;
         let started = summary.started;
         let opened = writing.open_base(manifest, control, self.stop);

@@ -27,7 +27,7 @@ use crate::pipeline::{Folder, Limit, LimitedBy};
 use crate::sink::Archive;
 use crate::source::StreamEnd;
 use crate::source::local::{ReadAccess, Rules, tablespaces};
-use crate::tracking::{Planner, Tally};
+use crate::tracking::{Planner, Tally, identity};
 use crate::wal::WalReceiver;
 
 impl Run<'_> {
@@ -103,8 +103,10 @@ impl Run<'_> {
             control: &control,
             segment_size: facts.segment_size,
             data_directory: &examined.data_directory,
+            identity: identity(&examined.data_directory),
         };
         let Chosen { over, mut summary } = self.choose_basis(&runtime, start, &basis, writing)?;
+        summary.data_directory = basis.identity;
         let tally = Arc::new(Tally::default());
         let base_backup = over.as_ref().map(|(parent, _)| Arc::clone(&parent.base));
         let places = |archive: &Archive| match archive.tablespace {

@@ -239,8 +239,9 @@ impl Run<'_> {
                 ends.push(summary.end_lsn.parse().ok().map(|lsn| (TimelineId(summary.end_timeline), lsn)));
             }
         }
-        if let Some(place) = leads_to_newest(self.repository, self.cluster, &ends)? {
-            candidates[place].leads = true;
+        let leading = leads_to_newest(self.repository, self.cluster, &ends)?;
+        for (candidate, leads) in candidates.iter_mut().zip(leading) {
+            candidate.leads = leads;
         }
         let (mut kept, mut going) = (Vec::new(), Vec::new());
         for (candidate, reasons) in candidates.iter().zip(decide(self.rules, &candidates, now)) {

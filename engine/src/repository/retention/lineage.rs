@@ -1,4 +1,4 @@
-//! Which backup leads to the newest timeline.
+//! Which backups lead to the newest timeline.
 //!
 //! After a recovery to an earlier point the newest backups by time are of a timeline that nobody goes on with, and the one
 //! that the server's present state comes from is older. Until there is a backup of the new timeline, that one is all there is.
@@ -14,8 +14,7 @@ use crate::failure::Failure;
 /// Where a backup ended.
 pub(super) type End = (TimelineId, Lsn);
 
-/// The place of the last of the backups, sorted by age, from which recovery comes to the newest timeline that they or the
-/// archive know.
+/// Of each backup, whether recovery comes from it to the newest timeline that they or the archive know.
 ///
 /// # Errors
 /// Where the archive cannot be listed, or that timeline's history is damaged.
@@ -23,16 +22,16 @@ pub(super) fn leads_to_newest(
     repository: &Repository,
     cluster: &ClusterName,
     ends: &[Option<End>],
-) -> Result<Option<usize>, Failure> {
+) -> Result<Vec<bool>, Failure> {
     let names = repository.wal_names(&cluster.wal())?;
     let archived = names.iter().filter_map(|name| match name.parse() {
         Ok(WalName::History(timeline)) => Some(timeline),
         _ => None,
     });
     let newest = archived.chain(ends.iter().flatten().map(|(timeline, _)| *timeline)).max();
-    let Some(newest) = newest else { return Ok(None) };
+    let Some(newest) = newest else { return Ok(vec![false; ends.len()]) };
     let history = repository.wal_history(cluster, newest)?;
-    Ok(ends.iter().rposition(|end| end.is_some_and(|end| leads(end, newest, history.as_ref()))))
+    Ok(ends.iter().map(|end| end.is_some_and(|end| leads(end, newest, history.as_ref()))).collect())
 }
 
 fn leads((timeline, end): End, newest: TimelineId, history: Option<&TimelineHistory>) -> bool {

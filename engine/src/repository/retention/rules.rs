@@ -9,7 +9,8 @@ use super::super::names::BackupId;
 pub struct RetentionRules {
     /// The newest so many.
     pub keep: Option<u32>,
-    /// Those that ended within so many seconds, and the newest that is older: with it, recovery reaches back that far.
+    /// Those that ended within so many seconds, and the newest that is older: with it, recovery reaches back that far. Where
+    /// that one does not lead to the newest timeline, the newest older one that does as well.
     pub keep_for: Option<u64>,
 }
 
@@ -40,7 +41,7 @@ pub(super) struct Candidate {
     /// Seconds since 1970.
     pub(super) ended: u64,
     pub(super) pinned: bool,
-    /// Whether it is the newest from which recovery comes to the newest timeline.
+    /// Whether recovery comes from it to the newest timeline.
     pub(super) leads: bool,
 }
 
@@ -52,7 +53,11 @@ pub(super) fn decide(rules: RetentionRules, backups: &[Candidate], now: u64) -> 
         let ended = backup.ended.max(backup.id.seconds);
         rules.keep_for.is_some_and(|age| ended.saturating_add(age) >= now)
     };
-    let reaches_back = rules.keep_for.and_then(|_| backups.iter().rposition(|backup| !within(backup)));
+    let older = |backup: &Candidate| rules.keep_for.is_some() && !within(backup);
+    let reaches_back = backups.iter().rposition(older);
+    // What was abandoned by a recovery to an earlier point reaches back to nothing that the live timeline went through.
+    let reaches_back_there = backups.iter().rposition(|backup| older(backup) && backup.leads);
+    let leads = backups.iter().rposition(|backup| backup.leads);
     let reasons = backups.iter().enumerate().map(|(place, backup)| {
         let behind = newest - place;
         let kept_by_count = rules.keep.is_some_and(|count| behind < count as usize);
@@ -60,8 +65,8 @@ pub(super) fn decide(rules: RetentionRules, backups: &[Candidate], now: u64) -> 
             (place == newest, Reason::Newest),
             (kept_by_count, Reason::Count),
             (within(backup), Reason::Age),
-            (reaches_back == Some(place), Reason::ReachesBack),
-            (backup.leads, Reason::LeadsToNewestTimeline),
+            ([reaches_back, reaches_back_there].contains(&Some(place)), Reason::ReachesBack),
+            (leads == Some(place), Reason::LeadsToNewestTimeline),
             (backup.pinned, Reason::Pin),
             (rules == RetentionRules::default(), Reason::NoRule),
         ]
@@ -127,6 +132,27 @@ mod tests {
         let reasons = decide(rules, &[backup(1, false), backup(2, true), backup(3, false)], 9);
         let newest = vec![Reason::Newest, Reason::Count];
         assert_eq!(reasons, [vec![], vec![Reason::LeadsToNewestTimeline], newest]);
+    }
+
+    #[test]
+    fn the_live_timeline_is_reached_back_to_behind_an_abandoned_one() {
+        let now = 100 * DAY;
+        // The one of eight days ago ended behind the point that the cluster was put back to seven days ago.
+        let backups = [(10, true), (8, false), (3, true), (1, true)].map(|(day, leads)| Candidate {
+            id: BackupId { seconds: now - day * DAY, random: 0 },
+            ended: now - day * DAY,
+            pinned: false,
+            leads,
+        });
+        let rules = RetentionRules { keep: None, keep_for: Some(6 * DAY) };
+        let reasons = decide(rules, &backups, now);
+        let expected = [
+            vec![Reason::ReachesBack],
+            vec![Reason::ReachesBack],
+            vec![Reason::Age],
+            vec![Reason::Newest, Reason::Age, Reason::LeadsToNewestTimeline],
+        ];
+        assert_eq!(reasons, expected);
     }
 
     #[test]

@@ -164,7 +164,10 @@ fn is_older(file: &OpenFile, born_before: i64) -> bool {
     let Some(handle) = &file.file else { return false };
     let facts = rustix::fs::statx(handle, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME);
     facts.is_ok_and(|facts| {
-        facts.stx_mask & StatxFlags::BTIME.bits() != 0 && facts.stx_btime.tv_sec < born_before
+        facts.stx_mask & StatxFlags::BTIME.bits() != 0
+            // Some file systems say zero for what they do not know.
+            && facts.stx_btime.tv_sec > 0
+            && facts.stx_btime.tv_sec < born_before
     })
 }
 
