@@ -357,6 +357,7 @@ fn refused_in_the_same_words() {
         finished.expect_success().expect_stderr("pg_combinebackup: warning: file \"");
         remove(&output);
     }
+    let mapping = mapping.replace("backup 2 space", "backup 0 space");
     let finished = harness::pgstrata(["combinebackup", &mapping, "-o"])
         .arg(chain.backups[0].join("inside"))
         .arg(&full)

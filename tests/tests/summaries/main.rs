@@ -39,10 +39,15 @@ fn older_servers_have_none() {
 
 fn all(major: u32) {
     let Some(stock) = harness::complete(major) else { return };
-    let settings = [("summarize_wal", "on"), ("autovacuum", "off"), ("wal_keep_size", "512MB")];
+    let settings = [("autovacuum", "off"), ("wal_keep_size", "512MB")];
     let source =
         settings.iter().fold(harness::cluster(major), |made, (name, value)| made.setting(name, value));
     let mut bench = Bench { source: source.start(), stock };
+    // Not on the command line, which nothing could turn off again.
+    let sql = bench.source.sql();
+    sql.execute("ALTER SYSTEM SET summarize_wal = on");
+    sql.execute("SELECT pg_reload_conf()");
+    drop(sql);
     let span = changes::touched_and_nothing_else(&bench);
     gaps::are_named(&bench, span);
     changes::over_a_switch_of_timelines(&mut bench, span);
