@@ -1,18 +1,16 @@
 //! The options of `pgstrata basebackup` that shape a backup: each is seen in what the server was asked, in the files of
-//! the copy, or in what the program says. Versions 14, 15 and 18 where the wire differs between them.
+//! the copy, or in what the program says. On all versions from 14 to 18 where the wire may differ between them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::thread;
 
 use pgstrata_tests as harness;
 use pgstrata_tests::{Manifest, Source, Workload, basebackup};
 use rustix::process::Signal;
 use serde_json::Value;
-
-/// Before the typed archives of 15, with them, and with the manifests of 17 and later.
-const WIRES: [u32; 3] = [14, 15, 18];
 
 fn small(major: u32) -> Source {
     let workload = Workload::empty().rows(500);
@@ -23,13 +21,19 @@ fn small(major: u32) -> Source {
         .start()
 }
 
-/// The versions of [`WIRES`] that run here and were asked for.
-fn each_wire(body: impl Fn(u32)) {
-    let wires = harness::majors().into_iter().filter(|major| WIRES.contains(major));
-    for major in wires {
-        eprintln!("PostgreSQL {major}");
-        body(major);
-    }
+/// Every version from 14 on that runs here and was asked for, side by side: rates and checkpoints make most of these wait.
+fn each_wire(body: impl Fn(u32) + Sync) {
+    let body = &body;
+    thread::scope(|scope| {
+        for major in harness::majors().into_iter().filter(|major| *major >= 14) {
+            let run = move || {
+                eprintln!("PostgreSQL {major}");
+                body(major);
+            };
+            let named = thread::Builder::new().name(format!("PostgreSQL {major}"));
+            named.spawn_scoped(scope, run).expect("a thread");
+        }
+    });
 }
 
 fn names(dir: &Path) -> BTreeSet<String> {
