@@ -12,7 +12,7 @@ use pgstrata_tests::{Finished, Manifest, Relocation, Source, Workload, basebacku
 use rustix::process::Signal;
 
 /// Before the typed archives of 15, with them, and with the manifests of 17 and later.
-const WIRES: [u32; 3] = [14, 15, 18];
+const WIRES: [u32; 5] = [14, 15, 16, 17, 18];
 /// The stock tool and the extension of each method.
 const TOOLS: [(&str, &str); 3] = [("gzip", ".gz"), ("lz4", ".lz4"), ("zstd", ".zst")];
 
@@ -184,7 +184,7 @@ fn server_methods(source: &Source) -> Vec<&'static str> {
 
 #[test]
 fn archives_compressed_by_the_server_are_kept_or_unpacked() {
-    for major in harness::majors().into_iter().filter(|major| [15, 18].contains(major)) {
+    for major in harness::majors().into_iter().filter(|major| [15, 16, 17, 18].contains(major)) {
         eprintln!("PostgreSQL {major}");
         let source = source(major);
         for (number, method) in server_methods(&source).into_iter().enumerate() {
@@ -257,7 +257,7 @@ fn servers_before_15_neither_compress_nor_keep() {
 
 #[test]
 fn targets_are_the_servers_affair() {
-    for major in harness::majors().into_iter().filter(|major| [15, 18].contains(major)) {
+    for major in harness::majors().into_iter().filter(|major| [15, 16, 17, 18].contains(major)) {
         // A target of a server's plugin, which comes with PostgreSQL.
         let source =
             harness::cluster(major).setting("shared_preload_libraries", "basebackup_to_shell").start();

@@ -121,7 +121,7 @@ fn wait_for_segments(running: &Running, dir: &Path, count: usize) {
 
 #[test]
 fn segments_are_those_of_the_server() {
-    for major in [13, 14, 18] {
+    for major in [13, 14, 15, 16, 17, 18] {
         if harness::program(major).is_err() {
             continue;
         }
@@ -330,7 +330,7 @@ fn kills_leave_no_gap_and_no_duplicate() {
 
 #[test]
 fn a_promotion_is_followed() {
-    for major in [14, 18] {
+    for major in [14, 15, 16, 17, 18] {
         let source = source(major);
         let copy = source.dir("standby");
         harness::basebackup(&source).arg("-D").arg(&copy).args(["-R", "-N"]).run().expect_success();
@@ -389,7 +389,7 @@ fn archive_names(dir: &Path) -> Vec<String> {
 
 #[test]
 fn it_is_a_synchronous_standby() {
-    for major in [14, 18] {
+    for major in [14, 15, 16, 17, 18] {
         let source = source(major);
         let session = source.sql();
         let dir = source.dir("archive");
